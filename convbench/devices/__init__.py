@@ -1,0 +1,1 @@
+"""Devices: array namespace, aligned memory, clock, synchronisation, cache flush."""

@@ -1,0 +1,51 @@
+"""What every device offers: a context for `prepare`, and `make_plan`, the one way to a runnable plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from convbench.problem import Problem
+from convbench.registry import Context, Implementation
+
+
+@dataclass
+class Plan:
+    """A prepared implementation; `run(a, b, out)` looks the same for raw and packed weights.
+
+    Not thread-safe: one plan, one thread at a time.
+    """
+
+    implementation: Implementation
+    problem: Problem
+    weights: str
+    call: Callable[..., None]
+    setup_ns: int
+    context: Any
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes taken through the context so far."""
+        return int(self.context.workspace_bytes)
+
+    def run(self, a: Any, b: Any, out: Any) -> None:
+        """One convolution; with packed weights `b` is ignored, because prepare() has it."""
+        if self.weights == "packed":
+            self.call(a, out)
+        else:
+            self.call(a, b, out)
+
+
+def make_plan(implementation: Implementation, problem: Problem, context: Context, weights: Any = None) -> Plan:
+    """Prepares, with the time it took. `weights` (an array) means packed."""
+    start = time.perf_counter_ns()
+    if weights is None:
+        call = implementation.prepare(problem, context)
+    else:
+        call = implementation.prepare(problem, context, weights=weights)
+    setup_ns = time.perf_counter_ns() - start
+    mode = "raw" if weights is None else "packed"
+    return Plan(implementation, problem, mode, call, setup_ns, context, getattr(context, "notes", {}))
