@@ -1,7 +1,7 @@
 """Fills the registry: the built-in algorithms, then the plug-ins, and keeps the reason of whatever is broken.
 
 A plug-in is an installed package with an entry point in the group `convbench.algorithms`; importing what it
-names must register at least one implementation. Importing runs the plug-in's code in this process: a plug-in that
+names must register at least one implementation. Importing runs the plug-in's code in this process: one that
 crashes or hangs takes the process along, so the parent asks through `probe.py` and hands on what to skip.
 Standard library only; array libraries come with the algorithms.
 """
@@ -69,9 +69,10 @@ def load(skip: Collection[str] = (), progress: Progress | None = None) -> Catalo
     """Imports every algorithm once in the life of the process, and says what there is.
 
     skip: names of plug-ins (or of built-in modules) that are not imported and appear as Broken; a dict gives
-    the reason of each. progress: called with "built-in NAME" or "plug-in NAME" before each import. An exception
-    while one is imported, SystemExit included, makes it Broken and takes back what it had registered; the others
-    are not touched. Later calls import nothing and ignore both arguments; they see what was registered since.
+    the reason of each. progress: called with "built-in NAME" or "plug-in NAME" before each import. An
+    exception while one is imported, SystemExit included, makes it Broken and takes back what it had
+    registered; the others are not touched. Later calls import nothing and ignore both arguments; they see
+    what was registered since.
     """
     global _loaded
     with _lock:
@@ -178,9 +179,9 @@ def source_sha(implementation: Implementation) -> str:
     """Twelve hexadecimal digits of the source that an implementation consists of.
 
     That is the module of its class and of the classes it derives from, and every module of the same package
-    (convbench or the plug-in's) that those import, at the top or inside a function, transitively; the contract
-    that all share (CONTRACT) and other packages are left out. A class without a source file is identified by
-    the compiled code of its methods. Nothing is imported.
+    (convbench or the plug-in's) that those import, at the top or inside a function, transitively; the
+    contract that all share (CONTRACT) and other packages are left out. A class without a source file is
+    identified by the compiled code of its methods. Nothing is imported.
     """
     classes = [c for c in type(implementation).__mro__ if c not in (object, Implementation)]
     pending = [c.__module__ for c in classes if not _is_contract(c.__module__)]
@@ -209,7 +210,7 @@ def _is_contract(module: str) -> bool:
 
 
 def _source_path(module: str) -> Path | None:
-    """The .py file of a module, or None (no such module, no source, the interactive prompt); imports nothing."""
+    """The .py file of a module, or None (no such module, no source); imports nothing."""
     loaded = getattr(sys.modules.get(module), "__file__", None)
     if loaded is None:
         top, *rest = module.split(".")
