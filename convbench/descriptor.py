@@ -182,15 +182,16 @@ def _read_verbose(text: str) -> tuple[dict[str, Any], str]:
         raise ProblemError(f"{line} is no convolution: {text.strip()[:100]!r}")
     body = next((p for p in parts if re.fullmatch(r"(?=\w*ic\d)(?=\w*oc\d)(mb|g)\d\w*", p)), None)
     kinds = [p for p in parts if p in PROP_KINDS]
-    source = re.search(r"\b(?:diff_)?src_(\w+?):[^ ,]*?blocked:(\w+)", text)
+    source = re.search(r"\b(?:diff_)?src[_:](\w+?):[^ ,]*?blocked:(\w+)", text)
     if body is None or not kinds or source is None:
         missing = "shape (mb1_ic3oc64_...)" if body is None else "src layout" if kinds else "propagation kind"
         raise ProblemError(f"{line} has no {missing}: paste it whole; this is {text.strip()[:100]!r}")
     fields: dict[str, Any] = {"pass": PROP_KINDS[kinds[0]]}
     direction = _PRINTED_DIRECTION[fields["pass"]]
-    instead = f"without it: '--dir={direction} --dt={source[1]} --stag=abx {body}' (or --stag=axb)"
-    types = {t for _, t in re.findall(r"\b(?:diff_)?(src|wei|dst)_([a-z]+\d*)\b", text) if t != "undef"}
-    if re.search(r"\b(?:diff_)?bia_(?!undef)", text):
+    tag = _PRINTED_TAG[TAGS.get(source[2], "nhwc")]
+    instead = f"a problem without it: '--dir={direction} --dt={source[1]} --stag={tag} {body}'"
+    types = set(re.findall(r"\b(?:diff_)?(?:src|wei|dst)[_:]([a-z]+\d*)\b", text)) - {"undef"}
+    if re.search(r"\b(?:diff_)?bia[_:](?!undef)", text):
         raise ProblemError(f"{line} adds a bias, which convbench does not compute; {instead}")
     if match := re.search(r"attr-post-ops:\S+|attr-scales:\S+|attr-zero-points:\S+", text):
         raise ProblemError(f"{line} has {match[0]!r}, which convbench does not compute; {instead}")
