@@ -112,7 +112,17 @@ class ConvShape:
     ) -> ConvShape:
         """As the constructor, with int, (h, w) and ((t, b), (l, r)) accepted as in the public API."""
         return cls(
-            n, c, h, w, k, r, s, as_pair(stride, "stride"), as_padding(padding), as_pair(dilation, "dilation"), groups
+            n,
+            c,
+            h,
+            w,
+            k,
+            r,
+            s,
+            as_pair(stride, "stride"),
+            as_padding(padding),
+            as_pair(dilation, "dilation"),
+            groups,
         )
 
     def __post_init__(self) -> None:
@@ -299,7 +309,11 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("weights", ("raw", "packed")), ("mode", ("hot", "cold")), ("inputs", ("normal",))):
+        for name, allowed in (
+            ("weights", ("raw", "packed")),
+            ("mode", ("hot", "cold")),
+            ("inputs", ("normal",)),
+        ):
             if getattr(self, name) not in allowed:
                 raise ProblemError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
         if self.threads < 1:

@@ -1,7 +1,7 @@
 """Records: one case, one line of JSON, raw samples inside.
 
 Schema history
-  1  2026-11  first: case, status, reason, flags, samples, setup, memory, error, operations, environment, repeat command.
+  1  2026-11  first: case, status, reason, samples, setup, memory, error, operations, environment, repeat command.
 
 Every earlier schema still reads (tests/golden); an unknown newer one is RecordsError. A file whose last line was
 cut by a kill reads up to that line.
@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from convbench.descriptor import parse_descriptor, print_descriptor
-from convbench.errors import OutputError, RecordsError
+from convbench.errors import ConvbenchError, OutputError, RecordsError
 from convbench.problem import Case, Options
 
 SCHEMA = 1
@@ -122,7 +121,7 @@ class Record:
 
 
 class RecordWriter:
-    """Appends records to a file, each one on disk before `append` returns."""
+    """Appends records to a file; they are on disk before `append_all` returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,21 +131,22 @@ class RecordWriter:
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
-    def append(self, record: Record) -> None:
-        """Writes one line and fsyncs. A write that fails is taken back, so that no torn line stays."""
-        line = record.to_json().encode() + b"\n"
-        start = os.fstat(self._file.fileno()).st_size
+    def append_all(self, records: list[Record]) -> None:
+        """Writes the records in one piece and fsyncs. A write that fails is taken back: no torn line stays."""
+        data = b"".join(record.to_json().encode() + b"\n" for record in records)
+        descriptor = self._file.fileno()
+        start = os.fstat(descriptor).st_size
         try:
-            written = self._file.write(line)
-            if written != len(line):
-                raise OSError(28, "No space left on device")
-            os.fsync(self._file.fileno())
+            done = 0
+            while done < len(data):
+                done += os.write(descriptor, data[done:])
+            os.fsync(descriptor)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file.fileno(), start)
+                os.ftruncate(descriptor, start)
             raise OutputError(
-                f"cannot write {self.path}: {error.strerror}; everything up to the last record is kept: free some "
-                f"space, then go on with --resume {self.path.parent}"
+                f"cannot write {self.path}: {error.strerror}; every finished problem before this one is kept: free "
+                f"some space, then go on with --resume {self.path.parent}"
             ) from error
 
     def close(self) -> None:
@@ -159,24 +159,19 @@ def read_records(path: Path) -> list[Record]:
 
     Raises RecordsError naming file and line for anything else that is no record, OutputError if unreadable.
     """
-    return [Record.from_json(line) for line in _checked_lines(path)]
-
-
-def _checked_lines(path: Path) -> Iterator[str]:
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror}") from error
+    records = []
     lines = raw.split(b"\n")[:-1]  # what follows the last newline is empty or torn
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
         try:
-            text = line.decode()
-            Record.from_json(text)
-        except (UnicodeDecodeError, RecordsError) as error:
+            if line.strip():
+                records.append(Record.from_json(line.decode()))
+        except (UnicodeDecodeError, ConvbenchError) as error:
             raise RecordsError(f"{path}, line {number}: {error}") from error
-        yield text
+    return records
 
 
 def load_run(run_dir: Path) -> tuple[dict[str, Any], list[Record]]:

@@ -1,0 +1,40 @@
+# Every target sets up its own environment in .venv first; nothing needs to be activated.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m convbench
+
+.PHONY: help vgg smoke test check clean
+help:
+	@echo "make vgg    set up, run suites/vgg.yaml, write the report (under 15 minutes on 2 cores)"
+	@echo "make test   set up with the cross-checks, run every test (under 12 minutes)"
+	@echo "make check  ruff, mypy, import-linter"
+	@echo "make smoke  the smoke suite, under a minute"
+
+# What the commands need.
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mkl]'
+	@touch $@
+
+# What the tests need beside that: the checkers, and torch as a cross-check (a CPU build, pinned).
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mkl,torch,dev]'
+	@touch $@
+
+vgg: $(VENV)/.run
+	$(RUN) run suites/vgg.yaml
+
+smoke: $(VENV)/.run
+	$(RUN) run smoke
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

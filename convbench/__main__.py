@@ -1,0 +1,7 @@
+"""`python -m convbench`."""
+
+import sys
+
+from convbench.cli import main
+
+sys.exit(main())

@@ -1,0 +1,318 @@
+"""The command line: a thin shell over the library. It alone prints and chooses exit codes (DESIGN, section 6)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from convbench import errors
+
+if TYPE_CHECKING:
+    from convbench.runner import RunPlan
+    from convbench.suite import Suite
+
+app = typer.Typer(
+    name="convbench",
+    help="Which convolution algorithm is fastest for this layer, on this machine - verified, with its error beside it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+SuiteArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="SUITE|DESCRIPTOR", help="A suite file, a built-in suite's name, or a benchdnn descriptor."),
+]
+PassOption = Annotated[list[str] | None, typer.Option("--pass", help="fwd, bwd_data or bwd_weights; repeatable.")]
+DtypeOption = Annotated[list[str] | None, typer.Option("--dtype", help="float32, float64; repeatable.")]
+LayoutOption = Annotated[list[str] | None, typer.Option("--layout", help="nchw or nhwc; repeatable.")]
+WeightsOption = Annotated[list[str] | None, typer.Option("--weights", help="raw or packed; repeatable.")]
+ThreadsOption = Annotated[list[str] | None, typer.Option("--threads", help="A number of cores, or all; repeatable.")]
+BatchOption = Annotated[list[int] | None, typer.Option("--batch", help="Batch size; repeatable.")]
+ModeOption = Annotated[list[str] | None, typer.Option("--mode", help="hot or cold caches; repeatable.")]
+AlgorithmOption = Annotated[list[str] | None, typer.Option("--algorithm", help="Name or glob; repeatable.")]
+MatchOption = Annotated[str | None, typer.Option("--match", help="Only layers whose name contains this (or glob).")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of inputs, order and resampling.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="A fifth of the time, fewer blocks.")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point: maps every way to end to its exit code. Returns the code."""
+    try:
+        result = app(args=argv, standalone_mode=False)
+        sys.stdout.flush()
+        return int(result) if isinstance(result, int) else errors.EXIT_OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return errors.EXIT_USAGE
+    except click.ClickException as error:
+        error.show()
+        return errors.EXIT_USAGE
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("convbench: interrupted; everything measured so far is kept", err=True)
+        return errors.EXIT_INTERRUPTED
+    except errors.ConvbenchError as error:
+        click.echo(f"convbench: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nothing more to say to it
+        return errors.EXIT_IO
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"convbench: {where}{error.strerror or error}", err=True)
+        return errors.EXIT_IO
+    except Exception as error:  # noqa: BLE001 - the last net: say what happened and where to read more
+        import traceback
+
+        traceback.print_exc()
+        click.echo(
+            f"convbench: internal error ({type(error).__name__}: {error}); this is a defect of convbench, please "
+            "report it with the lines above",
+            err=True,
+        )
+        return errors.EXIT_INTERNAL
+
+
+def _version(value: bool) -> None:
+    if value:
+        from convbench import __version__
+
+        click.echo(f"convbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    suite: SuiteArgument = None,
+    pass_: PassOption = None,
+    dtype: DtypeOption = None,
+    layout: LayoutOption = None,
+    weights: WeightsOption = None,
+    threads: ThreadsOption = None,
+    batch: BatchOption = None,
+    mode: ModeOption = None,
+    algorithm: AlgorithmOption = None,
+    match: MatchOption = None,
+    seed: SeedOption = None,
+    quick: QuickOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cases and leave.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", help="The run directory itself.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this directory.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Resume even if machine or sources changed.")] = False,
+) -> int:
+    """Verify and time the cases of a suite (or of one descriptor), then write the report."""
+    from convbench import probe, runner
+
+    if resume is not None:
+        if suite is not None or output is not None:
+            raise errors.UsageError("--resume takes everything from the run directory: leave SUITE and --output away")
+        if not (resume / "plan.json").is_file():
+            raise errors.UsageError(f"{resume} is no run directory (it holds no plan.json): nothing to resume there")
+        plan = runner.RunPlan.from_file(resume / "plan.json")
+        run_dir, listing = resume, probe.probe()
+    else:
+        overrides = _overrides(pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick)
+        loaded = _load(suite, overrides)
+        listing = probe.probe()
+        plan = runner.make_plan_for(loaded, listing)
+        if dry_run:
+            return _print_cases(plan)
+        _need_something_available(plan, listing)
+        run_dir = runner.new_run_dir(loaded.name, output)
+    return _execute(plan, run_dir, listing, resume is not None, force)
+
+
+def _execute(plan: RunPlan, run_dir: Path, listing: dict[str, Any], resume: bool, force: bool) -> int:
+    from convbench import runner
+    from convbench.progress import ProgressBar
+
+    with ProgressBar() as bar:
+        try:
+            outcome = runner.execute(plan, run_dir, listing, bar, resume=resume, force=force)
+        except KeyboardInterrupt:
+            bar.stop()
+            _report(run_dir)
+            click.echo(f"interrupted: go on with  convbench run --resume {run_dir}", err=True)
+            raise
+    _report(run_dir, summary=True)
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.counts.items()))
+    click.echo(f"{sum(outcome.counts.values())} cases: {counts}")
+    if outcome.counts["wrong"]:
+        return errors.EXIT_WRONG
+    if outcome.counts["failed"] or outcome.counts["timed_out"]:
+        return errors.EXIT_FAILED
+    return errors.EXIT_OK if outcome.counts["ok"] else errors.EXIT_NOTHING
+
+
+def _report(run_dir: Path, summary: bool = False) -> None:
+    """Builds the report where there is anything to report."""
+    from convbench.report import build_report
+
+    if not (run_dir / "records.jsonl").is_file() or (run_dir / "records.jsonl").stat().st_size == 0:
+        click.echo(f"no problem was finished; nothing to report in {run_dir}", err=True)
+        return
+    paths = build_report(run_dir)
+    if summary:
+        click.echo((run_dir / "tables" / "summary.md").read_text())
+    click.echo(f"report: {paths.html}")
+
+
+@app.command("list")
+def list_(
+    all_: Annotated[bool, typer.Option("--all", help="Also what is unavailable here, and broken plug-ins.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> int:
+    """List the registered algorithms."""
+    from convbench import listing, probe
+
+    found = probe.probe()
+    click.echo(json.dumps(found, indent=1) if as_json else listing.algorithms_text(found, all_))
+    return errors.EXIT_OK
+
+
+@app.command()
+def explain(
+    descriptor: Annotated[str, typer.Argument(help="A benchdnn descriptor, or a line of ONEDNN_VERBOSE output.")],
+    weights: Annotated[str, typer.Option("--weights", help="raw or packed.")] = "raw",
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> int:
+    """Why each implementation can or cannot compute a problem, with operations, bytes and workspace."""
+    from convbench import listing, probe
+    from convbench.descriptor import parse_descriptor, print_descriptor
+
+    entry = parse_descriptor(descriptor)
+    if weights not in ("raw", "packed"):
+        raise errors.UsageError(f"--weights must be raw or packed, not {weights!r}")
+    found = probe.probe(problems=[print_descriptor(entry.problem)])
+    click.echo(json.dumps(found, indent=1) if as_json else listing.explain_text(entry, found, weights))
+    return errors.EXIT_OK
+
+
+@app.command()
+def verify(
+    suite: SuiteArgument = None,
+    pass_: PassOption = None,
+    dtype: DtypeOption = None,
+    layout: LayoutOption = None,
+    weights: WeightsOption = None,
+    threads: ThreadsOption = None,
+    batch: BatchOption = None,
+    algorithm: AlgorithmOption = None,
+    match: MatchOption = None,
+    seed: SeedOption = None,
+) -> int:
+    """Verify the cases of a suite against the float64 oracle; time nothing."""
+    from convbench import probe, runner
+    from convbench.progress import ProgressBar
+    from convbench.runner.problem_run import ProblemRun
+    from convbench.runner.session import Session
+
+    overrides = _overrides(pass_, dtype, layout, weights, threads, batch, None, algorithm, match, seed, False)
+    listing = probe.probe()
+    plan = runner.make_plan_for(_load(suite, overrides), listing)
+    counts: dict[str, int] = {}
+    with ProgressBar() as bar, Session(listing, "", {}) as session:
+        bar.started(len(plan.problems), len(plan.problems) * len(plan.algorithms))
+        for problem in plan.problems:
+            tell = lambda name, doing, p=problem: bar.now(p, name, doing)  # noqa: E731
+            for result in ProblemRun(plan, problem, session, plan.policy.case_timeout_s, tell).verify_only():
+                status = result.status or "ok"
+                counts[status] = counts.get(status, 0) + 1
+                if status in ("wrong", "failed", "timed_out"):
+                    click.echo(f"{status}: {runner.repro_line(result.case)}\n  {result.reason}")
+            bar.problem_done(problem, [], 0.0)
+    click.echo(", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    if counts.get("wrong"):
+        return errors.EXIT_WRONG
+    if counts.get("failed") or counts.get("timed_out"):
+        return errors.EXIT_FAILED
+    return errors.EXIT_OK if counts.get("ok") else errors.EXIT_NOTHING
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+) -> int:
+    """Rebuild tables, figures and report.html from the records of one or more runs."""
+    from convbench.report import build_report
+
+    for run_dir in runs:
+        click.echo(f"report: {build_report(run_dir).html}")
+    return errors.EXIT_OK
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> int:
+    """Look at the machine: facts, warnings, measured peaks, and the noise of an A/A comparison."""
+    from convbench import listing
+    from convbench.runner.doctor import examine
+
+    found = examine()
+    click.echo(json.dumps(found, indent=1) if as_json else listing.doctor_text(found))
+    return errors.EXIT_OK
+
+
+def _overrides(*values: Any) -> dict[str, Any]:
+    names = (
+        "pass",
+        "dtype",
+        "layout",
+        "weights",
+        "threads",
+        "batch",
+        "mode",
+        "algorithm",
+        "match",
+        "seed",
+        "quick",
+    )
+    return {n: v for n, v in zip(names, values, strict=True) if v not in (None, False, [])}
+
+
+def _load(text: str | None, overrides: dict[str, Any]) -> Suite:
+    """A suite by path, by name, or made of one descriptor."""
+    from convbench.descriptor import looks_like_descriptor
+    from convbench.suite import load_suite, suite_from_descriptor
+
+    if text is None:
+        raise errors.UsageError("give a suite (a path or a name such as vgg) or a descriptor; see convbench run --help")
+    if looks_like_descriptor(text):
+        return suite_from_descriptor(text, overrides)
+    return load_suite(text, overrides)
+
+
+def _need_something_available(plan: RunPlan, listing: dict[str, Any]) -> None:
+    described = {d["name"]: d for d in listing["implementations"]}
+    missing = {n: described[n]["unavailable"] for n in plan.algorithms if n in described}
+    if missing and all(missing.values()):
+        raise errors.Unavailable(
+            "none of the suite's algorithms is available on this machine:\n  " + "\n  ".join(sorted(missing.values()))
+        )
+
+
+def _print_cases(plan: RunPlan) -> int:
+    from convbench.runner import repro_line
+
+    cases = [c for p in plan.problems for c in plan.cases(p)]
+    for case in cases:
+        click.echo(repro_line(case) + (f"  # {case.label}" if case.label else ""))
+    click.echo(f"{len(cases)} cases: {len(plan.problems)} problems x {len(plan.algorithms)} algorithms", err=True)
+    return errors.EXIT_OK

@@ -1,0 +1,98 @@
+"""Plain text for `list`, `explain` and `doctor`, from what a child process said (see describe.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convbench.descriptor import Entry, print_descriptor
+
+MIB = 2**20
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns padded to their widest cell; the last column is left as it is."""
+    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in [header, *rows])
+
+
+def algorithms_text(found: dict[str, Any], everything: bool) -> str:
+    """One line per implementation: name, device, passes, types, what it is."""
+    rows, missing = [], []
+    for d in found["implementations"]:
+        if d["unavailable"] is not None:
+            missing.append([d["name"], d["device"], d["unavailable"]])
+            continue
+        passes = "all" if len(d["passes"]) == 3 else ",".join(d["passes"])
+        source = f"plug-in {d['plugin']} ({d['distribution']} {d['version']})" if d["plugin"] else d["summary"]
+        rows.append([d["name"], d["device"], passes, ",".join(d["dtypes"]), ",".join(d["layouts"]), source])
+    text = table(["algorithm", "device", "passes", "types", "layouts", "what it is"], rows)
+    hidden = len(missing) + len(found["broken"])
+    if everything:
+        if missing:
+            text += "\n\nunavailable here\n" + table(["algorithm", "device", "why"], missing)
+        if found["broken"]:
+            text += "\n\nbroken\n" + table(
+                ["name", "from", "why"], [[b["name"], b["origin"], b["reason"]] for b in found["broken"]]
+            )
+    elif hidden:
+        text += f"\n\n{hidden} more unavailable or broken here: convbench list --all says why"
+    return text
+
+
+def explain_text(entry: Entry, found: dict[str, Any], weights: str) -> str:
+    """What a problem costs, what auto takes, and each implementation's why or why not."""
+    problem, answer = entry.problem, found["problems"][0]
+    shape = problem.shape
+    lines = [
+        print_descriptor(problem) + (f"  # {entry.name}" if entry.name else ""),
+        f"{problem.pass_}, {problem.dtype}, {problem.layout}: N={shape.n} C={shape.c} H={shape.h} W={shape.w} "
+        f"K={shape.k} R={shape.r} S={shape.s} P={shape.p} Q={shape.q} groups={shape.groups}",
+        f"direct {answer['direct_flops'] / 1e9:.4g} GFLOP (without padding taps {answer['valid_flops'] / 1e9:.4g}), "
+        f"at least {answer['min_bytes'] / MIB:.4g} MiB moved, "
+        f"{answer['direct_flops'] / answer['min_bytes']:.4g} FLOP per byte",
+        f"auto takes {answer['auto'][weights]['name']}: {answer['auto'][weights]['reason']}",
+        "",
+    ]
+    missing = {d["name"]: d["unavailable"] for d in found["implementations"]}
+    able, unable = [], []
+    for name, row in answer["rows"].items():
+        why_not = missing[name] or row["why_not"][weights]
+        if why_not is not None:
+            unable.append([name, why_not])
+            continue
+        flops = sum(row["executed_flops"].values())
+        phases = ", ".join(f"{phase} {100 * f / flops:.0f} %" for phase, f in row["executed_flops"].items() if flops)
+        able.append(
+            [
+                name,
+                f"{flops / 1e9:.4g}",
+                f"{flops / answer['direct_flops']:.2f}",
+                f"{row['workspace_estimate'] / MIB:,.1f}",
+                phases,
+            ]
+        )
+    lines.append(table(["can", "GFLOP executed", "of direct", "workspace MiB (estimate)", "phases"], able))
+    lines += ["", table(["cannot", "why"], unable)] if unable else []
+    for broken in found["broken"]:
+        lines.append(f"broken: {broken['name']}: {broken['reason']}")
+    return "\n".join(lines)
+
+
+def doctor_text(found: dict[str, Any]) -> str:
+    """The machine in a dozen lines."""
+    machine = found["machine"]
+    rows = [[k, ", ".join(map(str, v)) if isinstance(v, list) else str(v)] for k, v in machine.items()]
+    lines = [table(["machine", ""], rows), ""]
+    lines.append(table(["library", "version"], [[k, str(v)] for k, v in found["versions"].items() if v]))
+    lines += ["", f"environment {found['env_id']}"]
+    for threads, peak in found["peaks"].items():
+        figures = ", ".join(f"{k} {v:.1f}" for k, v in peak.items())
+        lines.append(f"measured at {threads} thread(s): {figures}")
+    for noise in found["noise"]:
+        lines.append(
+            f"A/A noise at {noise['threads']} thread(s), {noise['samples']} pairs of the same {noise['what']}: "
+            f"95 % of single ratios within {noise['p95_percent']:.1f} %, medians differ by "
+            f"{noise['median_percent']:.2f} %"
+        )
+    lines += [f"warning: {w}" for w in found["warnings"]] or ["no warnings"]
+    return "\n".join(lines)

@@ -1,0 +1,333 @@
+"""One problem, all its algorithms: quarantine, then interleaved sampling, then one record each.
+
+Quarantine: every case is prepared, verified and run once by itself. Who crashes, hangs, is wrong or needs more
+than its share of the time gets its record here, and costs nobody else anything (MEASURING, section 1).
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from convbench.descriptor import print_descriptor
+from convbench.problem import Case
+from convbench.records import Errors, Record, Samples
+from convbench.runner.handle import WorkerGone
+from convbench.runner.plan import RunPlan, repro_line
+from convbench.runner.session import Session
+from convbench.suite import ProblemCase
+
+PILOT_FLOPS = 2e8  # smaller problems are tried outright
+LEAST_S = 0.5  # of sampling: what even a problem that is late gets
+VERIFY_RUNS = 5  # runs that verification takes, for predictions
+MIN_BLOCKS_TO_COUNT = 3
+CASE_SHARE = 0.4  # of a problem's time: what one case may be predicted to need
+
+
+@dataclass
+class Progress:
+    """What is known of one case while its problem is in flight."""
+
+    case: Case
+    status: str = ""
+    reason: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    samples: Samples = field(default_factory=Samples)
+    loops: int = 1
+    done: bool = False
+    noisy: bool = False
+    predicted_ns: float | None = None
+    started_utc: str = ""
+
+    def end(self, status: str, reason: str) -> None:
+        """A final status with its sentence; the first one stands."""
+        if not self.status:
+            self.status, self.reason = status, reason
+
+
+class ProblemRun:
+    """Runs one problem of a plan within `share_s` seconds and gives back its records."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        problem: ProblemCase,
+        session: Session,
+        share_s: float,
+        tell: Callable[[str, str], None],
+    ) -> None:
+        self.plan, self.problem, self.session, self.share_s = plan, problem, session, share_s
+        self.text = print_descriptor(problem.problem)
+        self._tell = tell
+        self._end = time.monotonic() + share_s
+        self.progress = {case.implementation: Progress(case) for case in plan.cases(problem)}
+
+    def run(self) -> list[Record]:
+        """One record per case, in the plan's order."""
+        refusal = self._too_big()
+        for progress in self.progress.values():
+            progress.started_utc = _utc_now()
+            if refusal:
+                progress.end("not_reached", refusal)
+            elif self.share_s <= 0:
+                progress.end("not_reached", "the suite's time budget was used up before this problem")
+            else:
+                self._tell(progress.case.implementation, "verifying")
+                self._quarantine(progress)
+        groups = self._groups()
+        for index, group in enumerate(groups):
+            if len(groups) > 1:
+                self.session.drop(self.problem.threads)  # the plans of all groups together would not fit
+            self._sample_group(group, (self._end - time.monotonic()) / (len(groups) - index))
+        self.session.drop(self.problem.threads, oracle=True)
+        return [self._record(p) for p in self.progress.values()]
+
+    def verify_only(self) -> list[Progress]:
+        """Quarantine without predictions and without timing: who is right, who is wrong, who is not here."""
+        for progress in self.progress.values():
+            self._tell(progress.case.implementation, "verifying")
+            known = self.session.refusal(progress.case.implementation)
+            if known is not None:
+                progress.end(*known)
+            else:
+                self._verify(progress)
+        self.session.drop(self.problem.threads, oracle=True)
+        return list(self.progress.values())
+
+    # ---- quarantine
+
+    def _too_big(self) -> str | None:
+        """A sentence where operands, their copies and the oracle would not fit into memory."""
+        need = 8 * self.problem.problem.operand_bytes
+        if need <= self.session.memory_bytes:
+            return None
+        return (
+            f"needs about {need / 2**30:.1f} GiB for operands and their verification; "
+            f"{self.session.memory_bytes / 2**30:.1f} GiB may be used on this machine"
+        )
+
+    def _quarantine(self, progress: Progress) -> None:
+        name = progress.case.implementation
+        known = self.session.refusal(name)
+        if known is not None:
+            progress.end(*known)
+            return
+        if time.monotonic() > self._end + self.share_s:
+            progress.end("not_reached", "the problem's share of the time budget was used up in verification")
+            return
+        try:
+            too_slow = self._predicted_too_slow(progress)
+        except WorkerGone as gone:
+            self._blame(progress, gone)
+            return
+        if not too_slow:
+            self._verify(progress)
+
+    def _verify(self, progress: Progress) -> None:
+        name = progress.case.implementation
+        try:
+            event = self._ask(name, "verify", workspace_limit=self.plan.policy.workspace_limit_bytes)
+        except WorkerGone as gone:
+            self._blame(progress, gone)
+            return
+        if event["ev"] == "verified":
+            progress.facts = event
+            self.session.learn_rate(self._rate_key(name), self.problem.problem.direct_flops / event["first_run_ns"])
+        else:
+            progress.end(event["status"], event["reason"])
+            progress.facts = {k: v for k, v in event.items() if k == "error"}
+
+    def _ask(self, name: str, op: str, **more: Any) -> dict[str, Any]:
+        worker = self.session.worker(self.problem.threads)
+        worker.send(
+            op,
+            problem=self.text,
+            implementation=name,
+            weights=self.problem.weights,
+            seed=self.problem.seed,
+            **more,
+        )
+        return worker.next_event(self._timeout_s())
+
+    def _timeout_s(self) -> float:
+        return min(self.plan.policy.case_timeout_s, max(20.0, 2 * self.share_s))
+
+    def _blame(self, progress: Progress, gone: WorkerGone) -> None:
+        self.session.forget_worker(self.problem.threads)
+        name = progress.case.implementation
+        progress.end("timed_out" if gone.hung else "failed", f"{name}: {gone}")
+        if gone.hung:
+            self.session.note_hang(name)
+
+    def _rate_key(self, name: str) -> tuple[Any, ...]:
+        p = self.problem
+        return (name, p.problem.pass_, p.problem.layout, p.problem.dtype, p.weights, p.threads)
+
+    def _predicted_too_slow(self, progress: Progress) -> bool:
+        """True, with the record's sentence written, where the case cannot fit into its share of the time."""
+        flops, name = self.problem.problem.direct_flops, progress.case.implementation
+        if flops < PILOT_FLOPS:
+            return False
+        key = self._rate_key(name)
+        rate = self.session.rate(key)
+        if rate is None:
+            event = self._ask(name, "pilot")
+            rate = event.get("flops_per_ns") or None
+            if rate is None:
+                return False
+            self.session.learn_rate(key, rate)
+        progress.predicted_ns = flops / rate
+        need_s = progress.predicted_ns * (VERIFY_RUNS + MIN_BLOCKS_TO_COUNT) / 1e9
+        allowed_s = CASE_SHARE * self.share_s
+        if need_s <= allowed_s:
+            return False
+        progress.end(
+            "not_reached",
+            f"{name}: predicted {progress.predicted_ns / 1e9:.2f} s a call, from {rate:.2f} GFLOP/s measured on a "
+            f"verified smaller problem of this kind; verifying and timing it needs {need_s:.0f} s, its share of the "
+            f"time budget is {allowed_s:.0f} s",
+        )
+        return True
+
+    # ---- sampling
+
+    def _baseline(self) -> str | None:
+        """The first baseline that is verified for this problem."""
+        return next((b for b in self.plan.baseline if b in self.progress and not self.progress[b].status), None)
+
+    def _groups(self) -> list[list[str]]:
+        """Verified cases, split so that the workspaces of a group fit into half the memory; the baseline in each."""
+        names = [n for n, p in self.progress.items() if not p.status]
+        baseline = self._baseline()
+        limit = self.session.memory_bytes / 2
+
+        def size(name: str) -> int:
+            return int(self.progress[name].facts["workspace_bytes"])
+
+        start_bytes = size(baseline) if baseline else 0
+        groups: list[list[str]] = []
+        used = limit + 1.0
+        for name in sorted((n for n in names if n != baseline), key=size):
+            if used + size(name) > limit:
+                groups.append([baseline] if baseline else [])
+                used = start_bytes
+            groups[-1].append(name)
+            used += size(name)
+        if not groups and baseline:
+            groups.append([baseline])
+        return groups
+
+    def _sample_group(self, group: list[str], seconds: float) -> None:
+        """Samples until every member is done or lost; a worker that dies is replaced, the others keep theirs."""
+        members = list(group)
+        for name in members:
+            self.progress[name].done = False
+        end = time.monotonic() + seconds
+        died = True
+        while members and died:
+            first_block = 1 + max((b for p in self.progress.values() for b in p.samples.block), default=-1)
+            died = self._sample_once(members, first_block, max(LEAST_S, end - time.monotonic()))
+            members = [n for n in members if not self.progress[n].done and not self.progress[n].status]
+        for name in members:
+            self.progress[name].end("failed", f"{name}: no result came back from its samples")
+
+    def _sample_once(self, members: list[str], first_block: int, seconds: float) -> bool:
+        """One worker's round. True when the worker died and the rest should go on in another."""
+        policy = self.plan.policy
+        at = ""
+        try:
+            worker = self.session.worker(self.problem.threads)
+            worker.send(
+                "sample",
+                problem=self.text,
+                implementations=members,
+                weights=self.problem.weights,
+                seed=self.problem.seed,
+                mode=self.problem.mode,
+                baseline=self._baseline(),
+                seconds=seconds,
+                rule={
+                    "min_blocks": policy.min_blocks,
+                    "min_time_s": policy.min_time_s,
+                    "ci_target": policy.ci_target,
+                    "max_blocks": policy.max_blocks,
+                },
+                first_block=first_block,
+                loops={n: self.progress[n].loops for n in members if self.progress[n].samples.ns},
+            )
+            while True:
+                event = worker.next_event(self._timeout_s())
+                if event["ev"] == "sampled":
+                    return False
+                if event["ev"] == "refused":
+                    raise WorkerGone(event["reason"])
+                if event["ev"] == "at":
+                    at = event["implementation"]
+                    self._tell(at, "timing")
+                else:
+                    self._take(event)
+        except WorkerGone as gone:
+            self.session.forget_worker(self.problem.threads)
+            blamed = at or members[0]
+            status = "timed_out" if gone.hung else "failed"
+            self.progress[blamed].end(status, f"{blamed}: while it was timed: {gone}")
+            return True
+
+    def _take(self, event: dict[str, Any]) -> None:
+        progress = self.progress[event["implementation"]]
+        if event["ev"] == "sample":
+            progress.samples.ns.append(event["ns"])
+            progress.samples.block.append(event["block"])
+            progress.samples.position.append(event["position"])
+            progress.loops = event["loops"]
+        elif event["ev"] == "lost":
+            progress.end("failed", f"{progress.case.implementation}: {event['reason']}")
+        elif event["ev"] == "done":
+            progress.done, progress.noisy = True, event["noisy"]
+            if not event["ok"]:
+                progress.end("wrong", f"after timing: {event['reason']}")
+            elif len(progress.samples.ns) < MIN_BLOCKS_TO_COUNT:
+                progress.end(
+                    "not_reached",
+                    f"verified, but only {len(progress.samples.ns)} of at least {MIN_BLOCKS_TO_COUNT} samples fitted "
+                    "into its share of the time budget",
+                )
+
+    # ---- records
+
+    def _record(self, progress: Progress) -> Record:
+        facts, name = progress.facts, progress.case.implementation
+        described = self.session.described.get(name, {})
+        ok = not progress.status
+        return Record(
+            case=progress.case,
+            status=progress.status or "ok",
+            reason=progress.reason,
+            flags=["noisy"] if ok and progress.noisy else [],
+            samples=progress.samples if ok else Samples(),
+            loops=progress.loops,
+            setup_ns=facts.get("setup_ns"),
+            workspace_bytes=facts.get("workspace_bytes"),
+            workspace_estimate_bytes=facts.get("workspace_estimate_bytes"),
+            peak_bytes=(
+                facts["workspace_bytes"] + self.problem.problem.operand_bytes if "workspace_bytes" in facts else None
+            ),
+            error=Errors(**facts.get("error", {})),
+            executed_flops=facts.get("executed_flops", {}),
+            arithmetic=facts.get("arithmetic", ""),
+            vendor=bool(described.get("vendor")),
+            vendor_impl=facts.get("vendor_impl"),
+            predicted_ns=progress.predicted_ns,
+            env_id=self.session.env_id,
+            source_sha=described.get("source_sha") or "",
+            versions=self.session.versions_for(name),
+            repro=repro_line(progress.case),
+            started_utc=progress.started_utc,
+        )
+
+
+def _utc_now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

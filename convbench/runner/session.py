@@ -1,0 +1,97 @@
+"""What lives as long as a run: workers (one per thread count), measured rates, known refusals, the listing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from convbench.runner.handle import WorkerGone, WorkerHandle
+
+MEMORY_SHARE = 0.8  # of the machine's memory: what a worker may take
+HANGS_ALLOWED = 2
+
+
+class Session:
+    """Workers and what was learnt from them. A context manager: leaving it ends every worker."""
+
+    def __init__(self, listing: dict[str, Any], env_id: str, versions: dict[str, str]) -> None:
+        self.env_id, self.versions = env_id, versions
+        self.described: dict[str, dict[str, Any]] = {d["name"]: d for d in listing["implementations"]}
+        self.broken: dict[str, str] = {b["name"]: b["reason"] for b in listing["broken"]}
+        self._skip: dict[str, str] = listing["skip"]
+        self.memory_bytes = int(MEMORY_SHARE * psutil.virtual_memory().total)
+        self._cache = tempfile.TemporaryDirectory(prefix="convbench-oracle-")
+        self._workers: dict[int, WorkerHandle] = {}
+        self._rates: dict[tuple[Any, ...], float] = {}
+        self._hangs: dict[str, int] = {}
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+        self._cache.cleanup()
+
+    def worker(self, threads: int) -> WorkerHandle:
+        """The worker for this thread count; a new one where there is none. One at a time holds memory."""
+        if threads not in self._workers:
+            self._workers[threads] = WorkerHandle(threads, self._skip, self.memory_bytes, Path(self._cache.name))
+        return self._workers[threads]
+
+    def forget_worker(self, threads: int) -> None:
+        """Ends a worker; the next one asked for is new."""
+        worker = self._workers.pop(threads, None)
+        if worker is not None:
+            worker.close()
+
+    def drop(self, threads: int, oracle: bool = False) -> None:
+        """Frees a worker's plans, and with `oracle` the expected results that are kept on disk."""
+        if threads in self._workers:
+            try:
+                self._workers[threads].send("drop")
+            except WorkerGone:
+                self.forget_worker(threads)
+        if oracle:
+            for file in Path(self._cache.name).glob("*"):
+                file.unlink(missing_ok=True)
+
+    def refusal(self, name: str) -> tuple[str, str] | None:
+        """(status, reason) of an algorithm that is not worth asking: a broken plug-in, or one that hangs."""
+        if name in self.broken:
+            return ("failed", self.broken[name])
+        hangs = self._hangs.get(name, 0)
+        if hangs >= HANGS_ALLOWED:
+            return (
+                "not_reached",
+                f"{name}: hung {hangs} times before in this run, so it was not tried again",
+            )
+        return None
+
+    def note_hang(self, name: str) -> None:
+        """Counts a hang."""
+        self._hangs[name] = self._hangs.get(name, 0) + 1
+
+    def rate(self, key: tuple[Any, ...]) -> float | None:
+        """Best rate seen so far for this kind of case, in floating-point operations per nanosecond."""
+        return self._rates.get(key)
+
+    def learn_rate(self, key: tuple[Any, ...], flops_per_ns: float) -> None:
+        """Keeps the best rate: predictions should refuse only what is hopeless."""
+        self._rates[key] = max(flops_per_ns, self._rates.get(key, 0.0))
+
+    def peaks(self, threads: int) -> dict[str, float]:
+        """Measured compute peak at this thread count."""
+        worker = self.worker(threads)
+        worker.send("peaks")
+        return dict(worker.next_event(120.0)["peaks"])
+
+    def versions_for(self, name: str) -> dict[str, str]:
+        """Versions of the libraries that matter, and of the plug-in that brought the algorithm."""
+        described = self.described.get(name, {})
+        own = {described["distribution"]: described["version"]} if described.get("distribution") else {}
+        return self.versions | {k: v for k, v in own.items() if v}

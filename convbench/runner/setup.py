@@ -1,0 +1,69 @@
+"""From a suite to a plan and a run directory."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from convbench.environment import allowed_cores, build_id
+from convbench.errors import OutputError, UsageError
+from convbench.runner.plan import RunPlan
+from convbench.suite import Suite, expand, select
+
+
+def make_plan_for(suite: Suite, listing: dict[str, Any]) -> RunPlan:
+    """The cases of a suite on this machine. `listing` is what probe() gave back.
+
+    Baselines that the suite's globs leave out are added, so that ratios have something to stand against.
+    """
+    described = {d["name"]: d for d in listing["implementations"]}
+    broken = [b["name"] for b in listing["broken"]]
+    names = [*described, *(n for n in broken if n not in described)]
+    chosen = select(names, suite.algorithms, suite.exclude)
+    available = [b for b in suite.baseline if b in described and described[b]["unavailable"] is None]
+    algorithms = list(dict.fromkeys([*available[:1], *chosen]))
+    problems = expand(suite, cores=len(allowed_cores()))
+    for problem in problems:
+        if problem.threads > len(allowed_cores()):
+            raise UsageError(
+                f"threads {problem.threads}: this process may use {len(allowed_cores())} core(s); take fewer, or 'all'"
+            )
+    return RunPlan(
+        suite={"name": suite.name, "title": suite.title, "path": str(suite.path or ""), "sha": suite.sha},
+        problems=problems,
+        algorithms=algorithms,
+        baseline=list(suite.baseline),
+        policy=suite.policy,
+        source_sha={n: described[n]["source_sha"] for n in algorithms if n in described},
+    )
+
+
+def new_run_dir(suite_name: str, output: Path | None, root: Path = Path("reports")) -> Path:
+    """Makes the run directory: `output` itself, or reports/<suite>/<UTC stamp>_<sha7>[_dirty].
+
+    Raises OutputError where it cannot be written, UsageError where it holds a run already.
+    """
+    if output is None:
+        build = build_id()
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        sha = build["sha"][:7] if build["sha"] != "unknown" else f"v{build['version']}"
+        output = root / suite_name / f"{stamp}_{sha}{'_dirty' if build['dirty'] is True else ''}"
+        output = _unused(output)
+    if (output / "plan.json").exists():
+        raise UsageError(f"{output} holds a run already: go on with --resume {output}, or choose another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from error
+    return output
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the path with the first free number behind it (two runs in one second)."""
+    candidates: Iterable[Path] = (path if n == 1 else path.with_name(f"{path.name}_{n}") for n in range(1, 1000))
+    return next(p for p in candidates if not p.exists())

@@ -1,0 +1,386 @@
+"""The child process in which implementations run: cases in, verdicts and samples out.
+
+Started by the runner as `python -m convbench.worker`, with its thread counts set before NumPy loads. Commands
+arrive as JSON lines on standard input, events leave as JSON lines on the descriptor CONVBENCH_REPLY_FD; what
+libraries print goes to standard error. Nothing here is timed before the verifier has accepted it.
+
+Commands  hello, verify, pilot, sample, drop          Events  ready, verified, refused, rate, at, sample, lost, sampled
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from convbench import lifeline
+from convbench.protocol import PARENT_PID, REPLY_FD
+
+PILOT_MACS = 500_000
+PILOT_NS = 20_000_000
+
+
+def main() -> int:
+    """Serves commands until standard input closes."""
+    parent = os.environ.get(PARENT_PID)
+    lifeline.die_with_parent(int(parent) if parent else None)
+    lifeline.leave_interrupts_to_parent()
+    reply = os.fdopen(int(os.environ[REPLY_FD]), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not look like an event
+    worker = Worker(lambda event: reply.write(json.dumps(event, allow_nan=False) + "\n"))
+    for line in sys.stdin:
+        worker.serve(json.loads(line))
+    return 0
+
+
+class CpuClock:
+    """The sampler's clock on the CPU."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds."""
+        return time.perf_counter_ns()
+
+    def pause(self, seconds: float) -> None:
+        """Sleeps."""
+        time.sleep(seconds)
+
+    def flush(self) -> None:
+        """Writes through more than the last-level cache holds."""
+        self._device.flush_cache()
+
+
+@dataclass
+class Prepared:
+    """A verified plan with the operands that it is timed on."""
+
+    plan: Any
+    verifier: Any
+    first_run_ns: int
+
+
+class Worker:
+    """Holds the catalog and the verified plans of the problem in hand."""
+
+    def __init__(self, emit: Any) -> None:
+        self.emit = emit
+        self.prepared: dict[str, Prepared] = {}
+        self.verifier: Any = None
+        self.problem_key: tuple[Any, ...] | None = None
+        self.cache_dir: Path | None = None
+        self.threads = 1
+
+    def serve(self, command: dict[str, Any]) -> None:
+        """One command; an unexpected exception becomes a `refused` event with its traceback on stderr."""
+        operation = command.pop("op")
+        try:
+            getattr(self, f"do_{operation}")(**command)
+        except Exception as error:  # noqa: BLE001 - told to the parent, which records it
+            traceback.print_exc()
+            self.emit({"ev": "refused", "status": "failed", "reason": sentence_of(error)})
+
+    def do_hello(self, skip: dict[str, str], memory_bytes: int, threads: int, cache_dir: str | None) -> None:
+        """Loads the catalog and checks that the thread pools are what the environment asked for."""
+        from convbench import catalog
+        from convbench.devices.cpu import CpuDevice
+
+        self.threads = threads
+        self.cache_dir = Path(cache_dir) if cache_dir else None
+        self.catalog = catalog.load(skip=skip)
+        self.device = CpuDevice()
+        lifeline.cap_memory(memory_bytes)
+        self.emit({"ev": "ready", "pools": thread_pools(threads)})
+
+    def do_peaks(self) -> None:
+        """Measured compute peak at this thread count."""
+        from convbench.environment import measure_peaks
+
+        self.emit({"ev": "peaks", "peaks": measure_peaks(self.threads)})
+
+    def do_noise(self, problem: str, implementation: str, blocks: int, seed: int) -> None:
+        """The same verified plan as two subjects: samples whose ratio is noise and nothing else."""
+        from convbench.measure.sampler import BlockSampler, Settings, Subject
+        from convbench.measure.stopping import StoppingRule
+
+        event = self._verify(problem, implementation, "raw", seed)
+        if event["ev"] != "verified":
+            self.emit(event)
+            return
+        call = self._call(self.prepared[implementation])
+        estimate = float(event["first_run_ns"])
+        twins = [Subject(name, call, estimate_ns=estimate) for name in ("a", "b")]
+        clock = CpuClock(self.device)
+        rule = StoppingRule(min_blocks=blocks, min_time_s=0.0, ci_target=0.0, max_blocks=blocks)
+        settings = Settings(rule, None, clock.now_ns() + int(60e9), seed=seed)
+        sampler = BlockSampler(twins, settings, clock, _ignore, _ignore, _raise)
+        sampled = sampler.run()
+        self.emit({"ev": "noise", "ns": {s.name: s.per_call for s in sampled}})
+
+    def do_drop(self) -> None:
+        """Forgets plans, operands and oracle results."""
+        self.prepared.clear()
+        self.verifier, self.problem_key = None, None
+
+    def do_verify(self, problem: str, implementation: str, weights: str, seed: int, workspace_limit: int) -> None:
+        """Prepares, verifies and keeps one case; a refusal is a status with its sentence."""
+        self.emit(self._verify(problem, implementation, weights, seed, workspace_limit))
+
+    def do_pilot(self, problem: str, implementation: str, weights: str, seed: int) -> None:
+        """The rate on the largest verified shape of this kind that takes under 20 ms."""
+        from convbench.descriptor import parse_descriptor
+        from convbench.verify import Verifier
+
+        target = parse_descriptor(problem).problem
+        chosen = self.catalog.implementations[implementation]
+        rate, small = 0.0, None
+        budget = PILOT_MACS
+        for _ in range(2):
+            small = shrink(target, budget)
+            if chosen.why_not(small, weights) is not None:
+                break
+            verifier = Verifier(small, seed=seed)
+            plan, verdict = verifier.verify(chosen, self._context, weights)
+            if plan is None or verdict.first_run_ns > PILOT_NS:
+                break
+            rate = small.direct_flops / max(verdict.first_run_ns, 1)
+            budget = int(rate * PILOT_NS * 0.6 / 2)
+        self.emit({"ev": "rate", "flops_per_ns": rate, "macs": small.shape.macs if small else 0})
+
+    def do_sample(
+        self,
+        problem: str,
+        implementations: list[str],
+        weights: str,
+        seed: int,
+        mode: str,
+        baseline: str | None,
+        seconds: float,
+        rule: dict[str, Any],
+        first_block: int,
+        loops: dict[str, int],
+    ) -> None:
+        """Samples verified cases in blocks, then verifies each once more on fresh inputs."""
+        from convbench.measure.sampler import BlockSampler, Settings, Subject
+        from convbench.measure.stopping import StoppingRule
+
+        subjects = []
+        for name in implementations:
+            if name not in self.prepared and (
+                self._verify(problem, name, weights, seed)["ev"] != "verified" or name not in self.prepared
+            ):
+                self.emit({"ev": "lost", "implementation": name, "reason": "failed when verified a second time"})
+                continue
+            ready = self.prepared[name]
+            subjects.append(
+                Subject(
+                    name,
+                    self._call(ready),
+                    ready.plan.implementation.pool,
+                    float(ready.first_run_ns),
+                    loops=loops.get(name, 0),
+                )
+            )
+        clock = CpuClock(self._flushing_device() if mode == "cold" else self.device)
+        settings = Settings(
+            StoppingRule(**rule),
+            baseline,
+            clock.now_ns() + int(seconds * 1e9),
+            mode,
+            0.04 if self.threads > 1 else 0.0,
+            seed=seed + first_block,
+            first_block=first_block,
+        )
+        sampler = BlockSampler(
+            subjects,
+            settings,
+            clock,
+            announce=lambda name: self.emit({"ev": "at", "implementation": name}),
+            emit=self._emit_sample,
+            failed=lambda name, error: self.emit(
+                {"ev": "lost", "implementation": name, "reason": f"while it was timed: {sentence_of(error)}"}
+            ),
+        )
+        for subject in sampler.run():
+            self._finish(subject)
+        self.emit({"ev": "sampled"})
+
+    def _emit_sample(self, name: str, block: int, position: int, ns: int, loops: int) -> None:
+        self.emit(
+            {
+                "ev": "sample",
+                "implementation": name,
+                "block": block,
+                "position": position,
+                "ns": ns,
+                "loops": loops,
+            }
+        )
+
+    def _finish(self, subject: Any) -> None:
+        """After timing: the same plan must still be right, on inputs that it has not seen."""
+        self.emit({"ev": "at", "implementation": subject.name})
+        ready = self.prepared[subject.name]
+        verdict = ready.verifier.recheck(ready.plan)
+        self.emit(
+            {
+                "ev": "done",
+                "implementation": subject.name,
+                "ok": verdict.ok,
+                "reason": verdict.reason,
+                "noisy": subject.noisy,
+                "half_width": subject.half_width if subject.half_width < 1e9 else None,
+            }
+        )
+
+    def _context(self) -> Any:
+        return self.device.context(self.threads)
+
+    def _flushing_device(self) -> Any:
+        from convbench.devices.cpu import CpuDevice, last_level_cache_bytes
+
+        return CpuDevice(flush_bytes=3 * last_level_cache_bytes())
+
+    def _call(self, ready: Prepared) -> Any:
+        a, b, out = ready.verifier.operands()
+        return functools.partial(ready.plan.run, a, b, out)
+
+    def _verify(
+        self, problem: str, name: str, weights: str, seed: int, workspace_limit: int | None = None
+    ) -> dict[str, Any]:
+        from convbench.descriptor import parse_descriptor
+        from convbench.errors import Unavailable, Unsupported
+        from convbench.verify import Verifier
+
+        key = (problem, weights, seed)
+        if key != self.problem_key:
+            self.prepared.clear()
+            target = parse_descriptor(problem).problem
+            self.verifier = Verifier(target, seed=seed, cache_dir=self.cache_dir)
+            self.problem_key = key
+        target = self.verifier.problem
+        chosen = self.catalog.implementations[name]
+        try:
+            for status, why in (
+                ("unavailable", chosen.unavailable()),
+                ("unsupported", chosen.why_not(target, weights)),
+            ):
+                if why is not None:
+                    return {"ev": "refused", "status": status, "reason": why}
+            estimate = int(chosen.workspace_estimate(target))
+            if workspace_limit is not None and estimate > workspace_limit:
+                return {
+                    "ev": "refused",
+                    "status": "not_reached",
+                    "reason": too_big(name, estimate, workspace_limit),
+                }
+            plan, verdict = self.verifier.verify(chosen, self._context, weights)
+        except Unsupported as error:
+            return {"ev": "refused", "status": "unsupported", "reason": str(error)}
+        except Unavailable as error:
+            return {"ev": "refused", "status": "unavailable", "reason": str(error)}
+        except MemoryError as error:
+            return {
+                "ev": "refused",
+                "status": "failed",
+                "reason": f"out of memory: {error or 'the cap was reached'}",
+            }
+        except Exception as error:  # noqa: BLE001 - told to the parent, which records it
+            traceback.print_exc()
+            return {"ev": "refused", "status": "failed", "reason": sentence_of(error)}
+        if plan is None or not verdict.ok:
+            return {
+                "ev": "refused",
+                "status": "wrong",
+                "reason": verdict.reason,
+                "error": asdict(verdict.error),
+            }
+        self.prepared[name] = Prepared(plan, self.verifier, verdict.first_run_ns)
+        return {
+            "ev": "verified",
+            "error": asdict(verdict.error),
+            "setup_ns": plan.setup_ns,
+            "workspace_bytes": plan.workspace_bytes + verdict.peak_bytes,
+            "workspace_estimate_bytes": estimate,
+            "executed_flops": chosen.executed_flops(target),
+            "arithmetic": target.dtype if chosen.arithmetic == "native" else chosen.arithmetic,
+            "vendor_impl": plan.notes.get("vendor_impl"),
+            "notes": plan.notes,
+            "first_run_ns": verdict.first_run_ns,
+        }
+
+
+def _ignore(*_: Any) -> None:
+    """For whoever need not be told."""
+
+
+def _raise(_: str, error: Exception) -> None:
+    raise error
+
+
+def too_big(name: str, estimate: int, limit: int) -> str:
+    """The sentence for a case that would need more workspace than the suite allows."""
+    return (
+        f"{name}: would need {estimate / 2**20:,.0f} MiB of workspace; the suite's workspace_limit is "
+        f"{limit / 2**20:,.0f} MiB"
+    )
+
+
+def sentence_of(error: BaseException) -> str:
+    """The exception as one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shrink(problem: Any, macs: int) -> Any:
+    """A problem of the same kind (filter, channels, strides) with at most about `macs` multiply-adds.
+
+    Batch goes first, then the image, then, for wide layers, the channels.
+    """
+    from dataclasses import replace
+
+    shape = replace(problem.shape, n=1)
+    while shape.macs > macs:
+        taller = shape.h + shape.padding[0] + shape.padding[1] >= 2 * shape.extent[0] + 2
+        wider = shape.w + shape.padding[2] + shape.padding[3] >= 2 * shape.extent[1] + 2
+        if taller or wider:
+            shape = replace(
+                shape,
+                h=max(shape.h // 2, 1) if taller else shape.h,
+                w=max(shape.w // 2, 1) if wider else shape.w,
+            )
+        elif shape.cg > 8 or shape.kg > 8:
+            shape = replace(shape, c=max(shape.cg // 2, 1) * shape.groups, k=max(shape.kg // 2, 1) * shape.groups)
+        elif shape.groups > 8:
+            half = shape.groups // 2
+            shape = replace(shape, c=shape.cg * half, k=shape.kg * half, groups=half)
+        else:
+            break
+    return replace(problem, shape=shape)
+
+
+def thread_pools(threads: int) -> list[dict[str, Any]]:
+    """The BLAS and OpenMP pools that are loaded, asserted to have the thread count that was asked for."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    np.ones((2, 2), np.float32) @ np.ones((2, 2), np.float32)
+    pools = [
+        {"library": p["internal_api"], "threads": p["num_threads"], "version": str(p.get("version"))}
+        for p in threadpool_info()
+    ]
+    wrong = [p for p in pools if p["threads"] != threads]
+    if wrong:
+        raise RuntimeError(f"thread pools do not have {threads} thread(s): {wrong}")
+    return pools
+
+
+if __name__ == "__main__":
+    sys.exit(main())
