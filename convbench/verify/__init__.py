@@ -1,0 +1,6 @@
+"""Verification: right before fast. `Verifier` is what timing goes through."""
+
+from convbench.verify.compare import ErrorFigures
+from convbench.verify.verifier import ALL_CHECKS, CHECKS, Verdict, Verifier
+
+__all__ = ["ALL_CHECKS", "CHECKS", "ErrorFigures", "Verdict", "Verifier"]

@@ -1,0 +1,90 @@
+"""Operands and results between guard bytes, so that a write past an array's ends is seen.
+
+The guards hold 0xFF, which is NaN as a float: what reads past an operand's end is seen in its result too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convbench.devices.cpu import ALIGN_BYTES, HUGE_BYTES, aligned_empty, poison
+
+GUARD_BYTES = 4096
+#: The second place in the same memory: another address, still 64-byte aligned.
+SHIFT_BYTES = 4096 + 64
+
+
+class Guarded:
+    """Memory for one array, which `place` puts at one of two addresses between guards."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._bytes = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
+        self._align = HUGE_BYTES if self._bytes >= HUGE_BYTES else ALIGN_BYTES
+        self._raw = np.empty(self._bytes + self._align + 2 * GUARD_BYTES + SHIFT_BYTES, np.uint8)
+        self._start = 0
+
+    def place(self, shift: int) -> np.ndarray:
+        """The array at the first (0) or second (1) address; guards are renewed, the contents are undefined."""
+        first = GUARD_BYTES + -(self._raw.ctypes.data + GUARD_BYTES) % self._align
+        self._start = first + shift * SHIFT_BYTES
+        for guard in self._guards():
+            guard.fill(0xFF)
+        return self._raw[self._start : self._start + self._bytes].view(self._dtype).reshape(self._shape)
+
+    def disturbed(self) -> str | None:
+        """Where the guards were written to, or None."""
+        before, after = self._guards()
+        for guard, where in ((after, "after its end"), (before, "before its start")):
+            changed = np.flatnonzero(guard != 0xFF)
+            if changed.size:
+                at = int(changed[0]) if guard is after else GUARD_BYTES - int(changed[-1])
+                return f"{changed.size} bytes were written {where}, the nearest {at} bytes away"
+        return None
+
+    def _guards(self) -> tuple[np.ndarray, np.ndarray]:
+        end = self._start + self._bytes
+        return self._raw[self._start - GUARD_BYTES : self._start], self._raw[end : end + GUARD_BYTES]
+
+
+class Operands:
+    """a, b and out of one problem between guards."""
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...], dtype: Any) -> None:
+        self._guarded = [Guarded(shape, dtype) for shape in shapes]
+        self.arrays: list[np.ndarray] = []
+
+    def place(self, a: np.ndarray, b: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(a, b, out) at one of two addresses: fresh copies, and a result whose contents are undefined."""
+        self.arrays = [guarded.place(shift) for guarded in self._guarded]
+        np.copyto(self.arrays[0], a)
+        np.copyto(self.arrays[1], b)
+        return self.arrays[0], self.arrays[1], self.arrays[2]
+
+    def disturbed(self) -> str | None:
+        """Whose guards were written to, or None."""
+        for guarded, name in zip(self._guarded, ("a", "b", "out"), strict=True):
+            finding = guarded.disturbed()
+            if finding:
+                return f"{name}: {finding}"
+        return None
+
+
+def same_bytes(left: np.ndarray, right: np.ndarray) -> bool:
+    """Equal to the last bit, NaN included."""
+    bits = f"u{left.dtype.itemsize}"
+    return bool(np.array_equal(left.reshape(-1).view(bits), right.reshape(-1).view(bits)))
+
+
+def timing_copies(
+    a: np.ndarray, b: np.ndarray, out_shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Aligned copies of the operands and a poisoned result."""
+    copies = [aligned_empty(array.shape, array.dtype) for array in (a, b)]
+    for copy, array in zip(copies, (a, b), strict=True):
+        np.copyto(copy, array)
+    out = aligned_empty(out_shape, a.dtype)
+    poison(out)
+    return copies[0], copies[1], out

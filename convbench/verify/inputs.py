@@ -1,0 +1,129 @@
+"""Inputs that a result is judged on: integers whose sums are exact, and normal numbers.
+
+Integers: for implementations that are exact on them, n * max|a| * max|b| stays below the largest integer that the
+dtype holds without gaps, so every order of summation gives the same sum (benchdnn checks its direct convolutions
+this way). At small n one operand reaches 4,097, which half precision, TF32 and bfloat16 cannot hold. For transform
+algorithms the range is so small that their own float bound stays below 1/4 and rounding recovers the integer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convbench.problem import Pass, Problem
+from convbench.registry import Implementation
+from convbench.verify.tolerance import eps_of
+
+#: Largest |coefficient| of the vectors that project integer results (see `reference.py`).
+COEFFICIENT = 8
+#: Least number of products, on average, in a result of sparse integers that is still worth comparing.
+LEAST_PRODUCTS = 32
+_EXACT_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+_ONE_OPERAND = {"float64": 2**24 + 1, "float32": 4097, "float16": 17, "bfloat16": 17}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the two operands hold; equal recipes give equal arrays, in both layouts.
+
+    kind "normal": standard normal. kind "integer": uniform in [-a_max, a_max] and [-b_max, b_max], and a share
+    1 - density of a is 0.
+    """
+
+    kind: str
+    seed_a: int
+    seed_b: int
+    a_max: int = 0
+    b_max: int = 0
+    density: float = 1.0
+
+    @property
+    def key(self) -> str:
+        """Text that names this recipe in caches and file names."""
+        return f"{self.kind}-{self.seed_a}-{self.seed_b}-{self.a_max}-{self.b_max}-{self.density:.9g}"
+
+    def with_seeds(self, seed_a: int, seed_b: int) -> Recipe:
+        """The same distribution, other numbers."""
+        return replace(self, seed_a=seed_a, seed_b=seed_b)
+
+
+def normal_recipe(seed: int) -> Recipe:
+    """Standard normal operands."""
+    return Recipe("normal", seed, seed)
+
+
+def integer_recipe(implementation: Implementation, problem: Problem, seed: int) -> Recipe | None:
+    """The widest integer range in which `implementation` must be right to the last bit; None: there is none."""
+    if implementation.exact_on_integers:
+        headroom = getattr(implementation, "integer_headroom", 1)
+        a_max, b_max, density = _exact_range(problem, headroom)
+    else:
+        growth = implementation.error_growth * eps_of(implementation.arithmetic, problem.dtype)
+        a_max, b_max, density = _rounding_range(problem.accumulation_length, growth)
+    if density * problem.accumulation_length < min(LEAST_PRODUCTS, problem.accumulation_length):
+        return None
+    return Recipe("integer", seed, seed, a_max, b_max, density)
+
+
+def _exact_range(problem: Problem, headroom: int) -> tuple[int, int, float]:
+    """(max|a|, max|b|, density of a) with density * n * max|a| * max|b| < 2^bits / headroom."""
+    n, bits = problem.accumulation_length, _EXACT_BITS[problem.dtype]
+    limit = 2**bits // headroom - 1
+    if problem.dtype == "float64":  # the projection is summed in float64 too and needs room for its K terms
+        limit //= COEFFICIENT * max(problem.shape.kg, problem.shape.cg)
+    one = _ONE_OPERAND[problem.dtype]
+    if one * n <= limit:
+        return one, min(limit // (one * n), one), 1.0
+    both = int((limit / n) ** 0.5)
+    if both >= 1:
+        return max(both, min(limit // (n * both), 2 * both)), both, 1.0
+    return 1, 1, 0.5 * limit / n  # half: the number of products that are not 0 varies about its mean
+
+
+def _rounding_range(n: int, growth: float) -> tuple[int, int, float]:
+    """(max|a|, max|b|, density of a) with growth * sqrt(n) * sqrt(a^2 * b^2) < 1/4 in every result."""
+    for a_max, b_max in ((2, 2), (2, 1), (1, 1)):
+        if growth * n * a_max * b_max < 0.25:
+            return a_max, b_max, 1.0
+    return 1, 1, 0.5 * (0.25 / (growth * n)) ** 2
+
+
+def make_inputs(problem: Problem, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) in the problem's dtype and layout, C-contiguous."""
+    a = _fill(_logical(problem, problem.a_shape), problem.dtype, recipe, recipe.a_max, recipe.seed_a, 0)
+    b = _fill(_logical(problem, problem.b_shape), problem.dtype, recipe, recipe.b_max, recipe.seed_b, 1)
+    if recipe.density < 1:
+        a *= np.random.Generator(np.random.SFC64([recipe.seed_a, 2])).random(a.shape) < recipe.density
+    return to_layout(a, problem.layout), to_layout(b, problem.layout)
+
+
+def _fill(
+    shape: tuple[int, ...], dtype: str, recipe: Recipe, largest: int, seed: int, operand: int
+) -> np.ndarray:
+    generator = np.random.Generator(np.random.SFC64([seed, operand]))
+    if recipe.kind == "normal":
+        kind = np.float64 if dtype == "float64" else np.float32
+        return generator.standard_normal(shape, dtype=kind).astype(dtype, copy=False)
+    return generator.integers(-largest, largest, shape, np.int32, endpoint=True).astype(dtype)
+
+
+def _logical(problem: Problem, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape of the problem's layout as (N, C, H, W) or (K, C/G, R, S)."""
+    return shape if problem.layout == "nchw" else (shape[0], shape[3], shape[1], shape[2])
+
+
+def to_layout(array: np.ndarray, layout: str) -> np.ndarray:
+    """A logical NCHW array as a contiguous array of `layout`."""
+    return np.ascontiguousarray(array if layout == "nchw" else array.transpose(0, 2, 3, 1))
+
+
+def to_logical(array: np.ndarray, layout: str) -> np.ndarray:
+    """A view of an array of `layout` in logical NCHW order: (N, C, H, W), (K, C/G, R, S) or (N, K, P, Q)."""
+    return array if layout == "nchw" else array.transpose(0, 3, 1, 2)
+
+
+def reduction_channels(problem: Problem) -> int:
+    """Channels of one group over which a result is projected: K/G forward, C/G backward data, K/G weights."""
+    return problem.shape.cg if problem.pass_ is Pass.BACKWARD_DATA else problem.shape.kg

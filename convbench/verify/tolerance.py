@@ -1,0 +1,69 @@
+"""How far a float result may be from the exact one.
+
+Statistical bound: rounding errors of n products behave like a random walk, so |got - want| <=
+growth * eps * sqrt(n) * sqrt(x^2 * w^2), where x^2 * w^2 is the convolution of the squares (Higham and Mary, "A new
+approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41(5), 2019, for the sqrt(n)). A bound with
+|x| * |w| would let half precision pass at long sums.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from convbench.problem import Problem
+from convbench.registry import Implementation
+
+#: The oracle's own share, in units of float64's eps: it sums in float64 too.
+ORACLE_GROWTH = 1.0
+
+_MANTISSA_BITS = {"float64": 52, "float32": 23, "3xtf32": 21, "tf32": 10, "float16": 10, "bfloat16": 7}
+
+
+def eps_of(arithmetic: str, dtype: str) -> float:
+    """Distance from 1 to the next number of the arithmetic; "native" is the dtype's, "x-acc32" is x's.
+
+    Raises ValueError for an arithmetic without a known eps.
+    """
+    name = dtype if arithmetic == "native" else arithmetic.split("-")[0]
+    if name not in _MANTISSA_BITS:
+        raise ValueError(f"no eps is known for arithmetic {arithmetic!r}: add it to convbench/verify/tolerance.py")
+    return 2.0 ** -_MANTISSA_BITS[name]
+
+
+def growth_of(implementation: Implementation, problem: Problem) -> float:
+    """What multiplies sqrt(x^2 * w^2) in the bound: error_growth * eps * sqrt(n), and the oracle's own share."""
+    eps = implementation.error_growth * eps_of(implementation.arithmetic, problem.dtype)
+    return (eps + ORACLE_GROWTH * eps_of("float64", "float64")) * problem.accumulation_length**0.5
+
+
+def storing_eps(implementation: Implementation, problem: Problem) -> float:
+    """Relative error of storing a result in a dtype that is coarser than the arithmetic, else 0."""
+    stored = eps_of("native", problem.dtype)
+    return stored if stored > eps_of(implementation.arithmetic, problem.dtype) else 0.0
+
+
+def block_maximum(squares: np.ndarray, footprint: tuple[int, int] | None) -> np.ndarray:
+    """Each element's largest neighbour within its aligned (height, width) block of the last two axes."""
+    if footprint is None:
+        return squares
+    for axis, block in zip((-2, -1), footprint, strict=True):
+        size = squares.shape[axis]
+        starts = np.arange(0, size, block)
+        lengths = np.diff(np.append(starts, size))
+        squares = np.repeat(np.maximum.reduceat(squares, starts, axis=axis), lengths, axis=axis)
+    return squares
+
+
+def block_argmax(squares: np.ndarray, footprint: tuple[int, int], index: np.ndarray) -> np.ndarray:
+    """(2, COUNT): where the plane squares[i, j] is largest in the block of the point index[:, t] = (i, j, u, v)."""
+    high, wide = footprint
+    known: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+    best = np.empty((2, index.shape[1]), np.int64)
+    for t, (i, j, u, v) in enumerate(index.T.tolist()):
+        key = (i, j, u // high * high, v // wide * wide)
+        if key not in known:
+            block = squares[i, j, key[2] : key[2] + high, key[3] : key[3] + wide]
+            row, column = np.unravel_index(int(block.argmax()), block.shape)
+            known[key] = (key[2] + int(row), key[3] + int(column))
+        best[:, t] = known[key]
+    return best

@@ -1,0 +1,414 @@
+"""No plan is timed before it has passed here: DESIGN section 4 as code.
+
+Every check can be switched off by name, so that a test can show what each of them alone catches.
+"""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convbench.devices.base import Plan, make_plan
+from convbench.devices.cpu import CpuContext, poison
+from convbench.problem import Pass, Problem
+from convbench.registry import Implementation
+from convbench.verify import compare
+from convbench.verify.buffers import Operands, same_bytes, timing_copies
+from convbench.verify.compare import CheckFailed, ErrorFigures
+from convbench.verify.inputs import Recipe, integer_recipe, normal_recipe, reduction_channels, to_logical
+from convbench.verify.oracle import sample
+from convbench.verify.reference import (
+    CACHE,
+    FULL_MACS,
+    Reference,
+    coefficients,
+    inputs_of,
+    project,
+    reference_of,
+)
+from convbench.verify.tolerance import block_argmax, block_maximum, growth_of, storing_eps
+
+#: name -> what it sees
+CHECKS = {
+    "unwritten": "an element of the poisoned result that was not written, or is not finite",
+    "twice": "a second run on the same inputs that gives something else or something wrong",
+    "inputs_unchanged": "a run that writes to its inputs",
+    "guard": "a write past the ends of an operand or the result",
+    "integer": "integer inputs whose result is not exactly the integer result",
+    "normal": "normal inputs whose result is beyond the float bound",
+    "projection": "large problems: any element, through its sum over channels",
+    "sample": "large problems: sampled elements, one by one",
+    "other_inputs": "a plan that works for its first inputs only",
+    "other_weights": "packed weights of one plan that leak into another",
+    "workspace": "a plan that needs its workspace to hold something it did not put there",
+    "settled": "a run that returns before it has finished",
+}
+ALL_CHECKS: frozenset[str] = frozenset(CHECKS)
+
+#: How long a result is watched for late writes, in seconds; longer when it looks unfinished.
+SETTLE_S = 0.005
+SETTLE_UNFINISHED_S = 0.1
+# Seeds are 16 * seed + one of these, so that verification, repetition and recheck never share inputs.
+_FIRST, _OTHER, _FRESH, _RETRY = 0, 1, 2, 4
+
+
+@dataclass
+class Verdict:
+    """What became of a verification. When not ok: the check that failed and a sentence on what was seen where."""
+
+    ok: bool
+    reason: str = ""
+    check: str = ""
+    error: ErrorFigures = field(default_factory=ErrorFigures)
+    first_run_ns: int = 0  # duration of the fastest run seen; for budgeting, no measurement
+    peak_bytes: int = 0  # peak of what one run allocated through Python's allocators
+    notes: list[str] = field(default_factory=list)  # what was not judged, and why
+
+
+class Verifier:
+    """Verifies implementations on one problem.
+
+    cache_dir: where oracle results are kept for other processes. checks: names out of ALL_CHECKS (all but tests
+    leave it alone). full_macs: multiply-adds up to which every element is compared with the oracle directly.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        seed: int = 0,
+        cache_dir: Path | None = None,
+        checks: frozenset[str] = ALL_CHECKS,
+        full_macs: int = FULL_MACS,
+    ) -> None:
+        unknown = set(checks) - ALL_CHECKS
+        if unknown:
+            raise ValueError(f"unknown checks {sorted(unknown)}: choose out of {', '.join(sorted(ALL_CHECKS))}")
+        self.problem = problem
+        self.checks = checks
+        self._seed = seed
+        self._cache_dir = cache_dir
+        self._full_macs = full_macs
+        self._operands = Operands((problem.a_shape, problem.b_shape, problem.out_shape), problem.dtype)
+        self._timing: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._verdict = Verdict(True)
+
+    # ---- what the worker calls
+
+    def verify(
+        self, implementation: Implementation, context_factory: Callable[[], CpuContext], weights: str = "raw"
+    ) -> tuple[Plan | None, Verdict]:
+        """The full check: (the plan that may be timed, verdict), (None, verdict) when something is wrong.
+
+        raw: one plan sees integer, then normal inputs at other addresses, each twice. packed: the plan holds the
+        normal weights and sees two other `a`; a second plan, with integer weights, comes in between. What the
+        implementation raises goes through.
+        """
+        self._verdict = Verdict(True)
+        try:
+            if weights == "packed":
+                plan = self._verify_packed(implementation, context_factory)
+            else:
+                plan = self._verify_raw(implementation, context_factory)
+        except CheckFailed as failed:
+            return None, self._failed(failed)
+        return plan, self._verdict
+
+    def recheck(self, plan: Plan) -> Verdict:
+        """Once more, after timing, on inputs that the plan has not seen (packed: its weights stay)."""
+        self._verdict = Verdict(True)
+        fresh = self._seed_of(_FRESH)
+        seed_b = self._seed_of(_FIRST) if plan.weights == "packed" else fresh
+        try:
+            self._judge_normal(plan, Recipe("normal", fresh, seed_b), shift=1, runs=1)
+        except CheckFailed as failed:
+            return self._failed(failed)
+        return self._verdict
+
+    def operands(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(a, b, out) for timing: aligned normal inputs that no later check writes to, and a poisoned result.
+
+        b is what packed plans of `verify` were packed with.
+        """
+        if self._timing is None:
+            a, b = inputs_of(self.problem, normal_recipe(self._seed_of(_FIRST)))
+            self._timing = timing_copies(a, b, self.problem.out_shape)
+        return self._timing
+
+    # ---- the order of events
+
+    def _verify_raw(self, implementation: Implementation, factory: Callable[[], CpuContext]) -> Plan:
+        plan = make_plan(implementation, self.problem, self._context(factory))
+        if "integer" in self.checks:
+            self._judge_integer(plan, self._integer(implementation))
+            if "other_inputs" not in self.checks:
+                plan = make_plan(implementation, self.problem, self._context(factory))
+        if "normal" in self.checks:
+            self._judge_normal(plan, normal_recipe(self._seed_of(_FIRST)), shift=1)
+        return plan
+
+    def _verify_packed(self, implementation: Implementation, factory: Callable[[], CpuContext]) -> Plan:
+        first = normal_recipe(self._seed_of(_FIRST))
+        plan = self._packed_plan(implementation, factory, first)
+        if "normal" in self.checks:
+            self._judge_normal(plan, first, shift=0)
+        integer = self._integer(implementation) if "integer" in self.checks else None
+        if integer is not None and "other_weights" in self.checks:
+            other = self._packed_plan(implementation, factory, integer)
+            self._judge_integer(other, integer)
+        if "normal" in self.checks and "other_inputs" in self.checks:
+            seeds = self._seed_of(_OTHER), self._seed_of(_FIRST)
+            self._judge_normal(plan, first.with_seeds(*seeds), shift=1, runs=1)
+        return plan
+
+    def _packed_plan(
+        self, implementation: Implementation, factory: Callable[[], CpuContext], recipe: Recipe
+    ) -> Plan:
+        """A plan packed with the recipe's weights; the array given to prepare() is overwritten afterwards."""
+        a, b = inputs_of(self.problem, recipe)
+        _, given, _ = self._operands.place(a, b, 0)
+        plan = make_plan(implementation, self.problem, self._context(factory), weights=given)
+        if "inputs_unchanged" in self.checks and not same_bytes(given, b):
+            raise CheckFailed("inputs_unchanged", "prepare() changed the weights that it was given")
+        self._require_guards()
+        poison(given)  # packed weights are the plan's own: it must not look at this array again
+        return plan
+
+    def _context(self, factory: Callable[[], CpuContext]) -> CpuContext:
+        """A context; with the check "workspace" off its memory holds zeros instead of poison."""
+        context = factory()
+        if "workspace" not in self.checks:
+            poisoned = context.empty
+
+            def zeroed(shape: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
+                array = poisoned(shape, dtype)
+                array.fill(0)
+                return array
+
+            context.empty = zeroed  # type: ignore[method-assign]
+        return context
+
+    def _integer(self, implementation: Implementation) -> Recipe | None:
+        recipe = integer_recipe(implementation, self.problem, self._seed_of(_FIRST))
+        if recipe is None:
+            self._verdict.notes.append(
+                f"no integer inputs: at accumulation length {self.problem.accumulation_length} the error bound of "
+                f"{implementation.name} reaches 1/4 for the sparsest of them; judged on normal inputs alone"
+            )
+        return recipe
+
+    def _seed_of(self, role: int) -> int:
+        return 16 * self._seed + role
+
+    # ---- running
+
+    def _runs(self, plan: Plan, recipe: Recipe, shift: int, runs: int) -> Iterator[np.ndarray]:
+        """Runs once or twice on the recipe's inputs; gives each result, in logical order, for judging."""
+        runs = runs if "twice" in self.checks else 1
+        previous: np.ndarray | None = None
+        for number in range(runs):
+            out = self._run(plan, recipe, shift, first=number == 0, traced=number == 1)
+            if previous is not None and same_bytes(previous, out):
+                return  # judged already, and no memory of the first run showed
+            yield to_logical(out, self.problem.layout)
+            if number + 1 < runs:
+                previous = out.copy()
+
+    def _run(self, plan: Plan, recipe: Recipe, shift: int, first: bool, traced: bool) -> np.ndarray:
+        """One run and the checks that look at memory rather than at values; gives `out`."""
+        pristine_a, pristine_b = inputs_of(self.problem, recipe)
+        kept = self._operands.arrays[2].copy() if not first and "unwritten" not in self.checks else None
+        a, b, out = self._operands.place(pristine_a, pristine_b, shift)
+        if "unwritten" in self.checks:
+            poison(out)
+        elif kept is not None:
+            np.copyto(out, kept)
+        else:
+            out.fill(0)
+        self._timed(plan, a, b, out, traced)
+        self._require_settled(out)
+        self._require_guards()
+        if "inputs_unchanged" in self.checks:
+            for name, array, pristine in (("a", a, pristine_a), ("b", b, pristine_b)):
+                if not same_bytes(array, pristine):
+                    raise CheckFailed("inputs_unchanged", f"run() changed its input {name}")
+        if "unwritten" in self.checks:
+            compare.require_written(to_logical(out, self.problem.layout), self.problem)
+        return out
+
+    def _timed(self, plan: Plan, a: np.ndarray, b: np.ndarray, out: np.ndarray, traced: bool) -> None:
+        if traced:
+            tracemalloc.start()
+            try:
+                plan.run(a, b, out)
+                self._verdict.peak_bytes = max(self._verdict.peak_bytes, tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+            return
+        start = time.perf_counter_ns()
+        plan.run(a, b, out)
+        taken = time.perf_counter_ns() - start
+        self._verdict.first_run_ns = min(self._verdict.first_run_ns or taken, taken)
+
+    def _require_settled(self, out: np.ndarray) -> None:
+        """Nothing is written after run() has returned. Switched off: waits until it has surely settled."""
+        if "settled" not in self.checks:
+            time.sleep(SETTLE_UNFINISHED_S)
+            return
+        at_return = out.copy()
+        time.sleep(SETTLE_S)
+        if out.dtype.kind == "f" and np.isnan(np.add.reduce(at_return, axis=None, dtype=np.float64)):
+            time.sleep(SETTLE_UNFINISHED_S)
+        if not same_bytes(at_return, out):
+            raise CheckFailed("settled", "run() returned before it had finished: the result changed afterwards")
+
+    def _require_guards(self) -> None:
+        finding = self._operands.disturbed() if "guard" in self.checks else None
+        if finding:
+            raise CheckFailed("guard", f"wrote outside its arrays; {finding}")
+
+    # ---- judging
+
+    def _judge_integer(self, plan: Plan, recipe: Recipe | None) -> None:
+        """Every integer result is exact (implementations that are not exact on integers: after rounding)."""
+        if recipe is None:
+            return
+        reference = reference_of(self.problem, recipe, self._cache_dir, self._full_macs)
+        for number, got in enumerate(self._runs(plan, recipe, shift=0, runs=2)):
+            self._second_run(number, self._compare_integer, plan.implementation, reference, got, recipe)
+
+    def _compare_integer(
+        self, implementation: Implementation, reference: Reference, got: np.ndarray, recipe: Recipe
+    ) -> None:
+        tol = 0.0 if implementation.exact_on_integers else 0.25
+        if reference.want is not None:
+            compare.require_close("integer", got.astype(np.float64), reference.want, tol, self.problem)
+            return
+        if "sample" in self.checks and reference.index is not None and reference.sampled is not None:
+            sampled = got[tuple(reference.index)].astype(np.float64)
+            compare.require_close("sample", sampled, reference.sampled, tol, self.problem, reference.index)
+        if "projection" in self.checks and reference.projected is not None:
+            if not implementation.exact_on_integers:
+                rounded = np.rint(got)
+                compare.require_close("integer", got, rounded, 0.25, self.problem)
+                got = rounded
+            projected = project(got, self.problem, coefficients(self.problem, recipe.kind))
+            compare.require_projection("projection", projected, reference.projected, 0.0, self.problem)
+
+    def _judge_normal(self, plan: Plan, recipe: Recipe, shift: int, runs: int = 2) -> None:
+        """Within the statistical bound; a first failure is repeated with a second seed before it is called wrong."""
+        try:
+            self._judge_normal_once(plan, recipe, shift, runs)
+        except _BoundExceeded as first:
+            seed_b = recipe.seed_b if plan.weights == "packed" else recipe.seed_b + _RETRY
+            try:
+                self._judge_normal_once(plan, recipe.with_seeds(recipe.seed_a + _RETRY, seed_b), shift, runs)
+            except _BoundExceeded as second:
+                raise CheckFailed(second.check, f"{second} (and with another seed: {first})") from None
+            self._verdict.notes.append(f"beyond the bound with one seed, within it with the second: {first}")
+
+    def _judge_normal_once(self, plan: Plan, recipe: Recipe, shift: int, runs: int) -> None:
+        reference = reference_of(self.problem, recipe, self._cache_dir, self._full_macs)
+        for number, got in enumerate(self._runs(plan, recipe, shift, runs)):
+            self._second_run(number, self._compare_normal, plan.implementation, reference, got, recipe)
+
+    def _compare_normal(
+        self, implementation: Implementation, reference: Reference, got: np.ndarray, recipe: Recipe
+    ) -> None:
+        growth, stored = growth_of(implementation, self.problem), storing_eps(implementation, self.problem)
+        footprint = implementation.error_footprint(self.problem)
+        if reference.want is not None and reference.squares is not None:
+            tol = growth * np.sqrt(block_maximum(reference.squares, footprint)) + stored * np.abs(reference.want)
+            scale = float(np.sqrt(reference.squares.sum()))
+            self._within_bound("normal", got.astype(np.float64), reference.want, tol, (growth + stored) * scale)
+        elif reference.index is not None and reference.sampled is not None and "sample" in self.checks:
+            squares = self._sampled_squares(reference, recipe, footprint)
+            tol = growth * np.sqrt(squares) + stored * np.abs(reference.sampled)
+            sampled = got[tuple(reference.index)].astype(np.float64)
+            limit = (growth + stored) * float(np.sqrt(reference.sampled_squares.sum()))  # type: ignore[union-attr]
+            self._within_bound("sample", sampled, reference.sampled, tol, limit, reference.index)
+        if reference.projected is not None and reference.projected_squares is not None and "projection" in self.checks:
+            # |sum_k v_k e_k| <= sum_k tol_k <= growth * sqrt(K * sum_k x^2 * w_k^2) for signs v (Cauchy-Schwarz)
+            count = reduction_channels(self.problem)
+            tol = (growth + stored) * np.sqrt(count * block_maximum(reference.projected_squares, footprint))
+            projected = project(got, self.problem, coefficients(self.problem, recipe.kind))
+            try:
+                compare.require_projection("projection", projected, reference.projected, tol, self.problem)
+            except CheckFailed as failed:
+                raise _BoundExceeded(failed.check, str(failed)) from None
+
+    def _within_bound(
+        self,
+        check: str,
+        got: np.ndarray,
+        want: np.ndarray,
+        tol: np.ndarray,
+        l2_limit: float,
+        index: np.ndarray | None = None,
+    ) -> None:
+        """Element by element, then the L2 norm of the error against that of sqrt(x^2 * w^2), which is the
+        result's own in expectation (a handful of results can cancel to nearly nothing); keeps the figures."""
+        found = compare.figures(got, want, tol, self.problem.dtype)
+        self._verdict.error.widen(found)
+        try:
+            compare.require_close(check, got, want, tol, self.problem, index)
+        except CheckFailed as failed:
+            raise _BoundExceeded(failed.check, str(failed)) from None
+        error = float(np.sqrt(np.square(got - want).sum()))
+        if not error <= l2_limit:
+            raise _BoundExceeded(check, f"the L2 norm of the error is {error:.3g}, allowed {l2_limit:.3g}")
+
+    def _sampled_squares(
+        self, reference: Reference, recipe: Recipe, footprint: tuple[int, int] | None
+    ) -> np.ndarray:
+        """x^2 * w^2 at the samples; with a footprint, at least that of the block's place where its sum over
+        channels is largest (a member of the block: the bound never exceeds the block's true maximum)."""
+        assert reference.index is not None and reference.sampled_squares is not None
+        if footprint is None or reference.projected_squares is None:
+            return reference.sampled_squares
+        key = f"companions {self.problem.shape} {self.problem.pass_} {self.problem.dtype} {recipe.key} {footprint}"
+        found = CACHE.get(key)
+        if found is None:
+            first, channel, rows, columns = reference.index
+            shape = self.problem.shape
+            if self.problem.pass_ is Pass.BACKWARD_WEIGHTS:  # planes by (group of k, c)
+                plane = (first // shape.kg, channel)
+            else:  # planes by (image, group of the channel)
+                plane = (first, channel // reduction_channels(self.problem))
+            at = block_argmax(reference.projected_squares, footprint, np.stack([*plane, rows, columns]))
+            a, b = (to_logical(array, self.problem.layout) for array in inputs_of(self.problem, recipe))
+            companions = np.stack([first, channel, *at])
+            found = sample(shape, self.problem.pass_, a, b, companions)[1]
+            CACHE.put(key, found, found.nbytes)
+        assert isinstance(found, np.ndarray)
+        return np.maximum(found, reference.sampled_squares)
+
+    def _second_run(self, number: int, judge: Callable[..., None], *arguments: Any) -> None:
+        """Judges a result; what only the second run on the same inputs shows is a finding of "twice"."""
+        if number == 0:
+            judge(*arguments)
+            return
+        try:
+            judge(*arguments)
+        except (CheckFailed, _BoundExceeded) as failed:
+            finding = f"right at the first run, wrong at the second on the same inputs: {failed}"
+            raise CheckFailed("twice", finding) from None
+
+    def _failed(self, failed: CheckFailed) -> Verdict:
+        verdict = self._verdict
+        verdict.ok, verdict.check, verdict.reason = False, failed.check, f"{failed.check}: {failed}"
+        return verdict
+
+
+class _BoundExceeded(Exception):
+    """The statistical bound did not hold with one seed."""
+
+    def __init__(self, check: str, finding: str) -> None:
+        super().__init__(finding)
+        self.check = check
