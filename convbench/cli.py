@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from convbench import errors
@@ -46,45 +48,53 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="A fifth of the time,
 def main(argv: list[str] | None = None) -> int:
     """Entry point: maps every way to end to its exit code. Returns the code."""
     try:
-        result = app(args=argv, standalone_mode=False)
-        sys.stdout.flush()
-        return int(result) if isinstance(result, int) else errors.EXIT_OK
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return errors.EXIT_USAGE
-    except click.ClickException as error:
-        error.show()
-        return errors.EXIT_USAGE
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("convbench: interrupted; everything measured so far is kept", err=True)
-        return errors.EXIT_INTERRUPTED
+        app(args=argv)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else errors.EXIT_OK
     except errors.ConvbenchError as error:
-        click.echo(f"convbench: {error}", err=True)
+        typer.echo(f"convbench: {error}", err=True)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nothing more to say to it
         return errors.EXIT_IO
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"convbench: {where}{error.strerror or error}", err=True)
+        typer.echo(f"convbench: {where}{error.strerror or error}", err=True)
         return errors.EXIT_IO
     except Exception as error:  # noqa: BLE001 - the last net: say what happened and where to read more
-        import traceback
-
         traceback.print_exc()
-        click.echo(
+        typer.echo(
             f"convbench: internal error ({type(error).__name__}: {error}); this is a defect of convbench, please "
             "report it with the lines above",
             err=True,
         )
         return errors.EXIT_INTERNAL
+    return errors.EXIT_OK
+
+
+def command(name: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
+    """Registers a function that returns its exit code; Ctrl-C becomes errors.Interrupted."""
+
+    def decorate(function: Callable[..., int]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def ending(*arguments: Any, **options: Any) -> None:
+            try:
+                code = function(*arguments, **options)
+                sys.stdout.flush()
+            except KeyboardInterrupt:
+                raise errors.Interrupted("interrupted; everything measured so far is kept") from None
+            raise typer.Exit(code)
+
+        return app.command(name)(ending)
+
+    return decorate
 
 
 def _version(value: bool) -> None:
     if value:
         from convbench import __version__
 
-        click.echo(f"convbench {__version__}")
+        typer.echo(f"convbench {__version__}")
         raise typer.Exit
 
 
@@ -97,7 +107,7 @@ def _root(
     pass
 
 
-@app.command()
+@command("run")
 def run(
     suite: SuiteArgument = None,
     pass_: PassOption = None,
@@ -148,11 +158,11 @@ def _execute(plan: RunPlan, run_dir: Path, listing: dict[str, Any], resume: bool
         except KeyboardInterrupt:
             bar.stop()
             _report(run_dir)
-            click.echo(f"interrupted: go on with  convbench run --resume {run_dir}", err=True)
+            typer.echo(f"interrupted: go on with  convbench run --resume {run_dir}", err=True)
             raise
     _report(run_dir, summary=True)
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.counts.items()))
-    click.echo(f"{sum(outcome.counts.values())} cases: {counts}")
+    typer.echo(f"{sum(outcome.counts.values())} cases: {counts}")
     if outcome.counts["wrong"]:
         return errors.EXIT_WRONG
     if outcome.counts["failed"] or outcome.counts["timed_out"]:
@@ -165,15 +175,15 @@ def _report(run_dir: Path, summary: bool = False) -> None:
     from convbench.report import build_report
 
     if not (run_dir / "records.jsonl").is_file() or (run_dir / "records.jsonl").stat().st_size == 0:
-        click.echo(f"no problem was finished; nothing to report in {run_dir}", err=True)
+        typer.echo(f"no problem was finished; nothing to report in {run_dir}", err=True)
         return
     paths = build_report(run_dir)
     if summary:
-        click.echo((run_dir / "tables" / "summary.md").read_text())
-    click.echo(f"report: {paths.html}")
+        typer.echo((run_dir / "tables" / "summary.md").read_text())
+    typer.echo(f"report: {paths.html}")
 
 
-@app.command("list")
+@command("list")
 def list_(
     all_: Annotated[bool, typer.Option("--all", help="Also what is unavailable here, and broken plug-ins.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
@@ -182,11 +192,11 @@ def list_(
     from convbench import listing, probe
 
     found = probe.probe()
-    click.echo(json.dumps(found, indent=1) if as_json else listing.algorithms_text(found, all_))
+    typer.echo(json.dumps(found, indent=1) if as_json else listing.algorithms_text(found, all_))
     return errors.EXIT_OK
 
 
-@app.command()
+@command("explain")
 def explain(
     descriptor: Annotated[str, typer.Argument(help="A benchdnn descriptor, or a line of ONEDNN_VERBOSE output.")],
     weights: Annotated[str, typer.Option("--weights", help="raw or packed.")] = "raw",
@@ -200,11 +210,11 @@ def explain(
     if weights not in ("raw", "packed"):
         raise errors.UsageError(f"--weights must be raw or packed, not {weights!r}")
     found = probe.probe(problems=[print_descriptor(entry.problem)])
-    click.echo(json.dumps(found, indent=1) if as_json else listing.explain_text(entry, found, weights))
+    typer.echo(json.dumps(found, indent=1) if as_json else listing.explain_text(entry, found, weights))
     return errors.EXIT_OK
 
 
-@app.command()
+@command("verify")
 def verify(
     suite: SuiteArgument = None,
     pass_: PassOption = None,
@@ -235,9 +245,9 @@ def verify(
                 status = result.status or "ok"
                 counts[status] = counts.get(status, 0) + 1
                 if status in ("wrong", "failed", "timed_out"):
-                    click.echo(f"{status}: {runner.repro_line(result.case)}\n  {result.reason}")
+                    typer.echo(f"{status}: {runner.repro_line(result.case)}\n  {result.reason}")
             bar.problem_done(problem, [], 0.0)
-    click.echo(", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+    typer.echo(", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
     if counts.get("wrong"):
         return errors.EXIT_WRONG
     if counts.get("failed") or counts.get("timed_out"):
@@ -245,7 +255,7 @@ def verify(
     return errors.EXIT_OK if counts.get("ok") else errors.EXIT_NOTHING
 
 
-@app.command()
+@command("report")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
 ) -> int:
@@ -253,11 +263,11 @@ def report(
     from convbench.report import build_report
 
     for run_dir in runs:
-        click.echo(f"report: {build_report(run_dir).html}")
+        typer.echo(f"report: {build_report(run_dir).html}")
     return errors.EXIT_OK
 
 
-@app.command()
+@command("doctor")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> int:
@@ -266,7 +276,7 @@ def doctor(
     from convbench.runner.doctor import examine
 
     found = examine()
-    click.echo(json.dumps(found, indent=1) if as_json else listing.doctor_text(found))
+    typer.echo(json.dumps(found, indent=1) if as_json else listing.doctor_text(found))
     return errors.EXIT_OK
 
 
@@ -289,14 +299,11 @@ def _overrides(*values: Any) -> dict[str, Any]:
 
 def _load(text: str | None, overrides: dict[str, Any]) -> Suite:
     """A suite by path, by name, or made of one descriptor."""
-    from convbench.descriptor import looks_like_descriptor
-    from convbench.suite import load_suite, suite_from_descriptor
+    from convbench.suite import open_suite
 
     if text is None:
         raise errors.UsageError("give a suite (a path or a name such as vgg) or a descriptor; see convbench run --help")
-    if looks_like_descriptor(text):
-        return suite_from_descriptor(text, overrides)
-    return load_suite(text, overrides)
+    return open_suite(text, overrides)
 
 
 def _need_something_available(plan: RunPlan, listing: dict[str, Any]) -> None:
@@ -313,6 +320,6 @@ def _print_cases(plan: RunPlan) -> int:
 
     cases = [c for p in plan.problems for c in plan.cases(p)]
     for case in cases:
-        click.echo(repro_line(case) + (f"  # {case.label}" if case.label else ""))
-    click.echo(f"{len(cases)} cases: {len(plan.problems)} problems x {len(plan.algorithms)} algorithms", err=True)
+        typer.echo(repro_line(case) + (f"  # {case.label}" if case.label else ""))
+    typer.echo(f"{len(cases)} cases: {len(plan.problems)} problems x {len(plan.algorithms)} algorithms", err=True)
     return errors.EXIT_OK

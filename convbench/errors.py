@@ -83,3 +83,9 @@ class OutputError(ConvbenchError):
     """A place that cannot be read from or written to."""
 
     exit_code = EXIT_IO
+
+
+class Interrupted(ConvbenchError):
+    """Ctrl-C."""
+
+    exit_code = EXIT_INTERRUPTED

@@ -22,7 +22,7 @@ def examine() -> dict[str, Any]:
     facts = environment.collect()
     env_id = environment.env_id(facts)
     listing = probe.probe()
-    counts = sorted({1, len(environment.allowed_cores())})
+    counts = sorted({1, environment.allowed_cores()})
     peaks, noise = {}, []
     with Session(listing, env_id, facts["versions"]) as session:
         for threads in counts:

@@ -24,11 +24,11 @@ def make_plan_for(suite: Suite, listing: dict[str, Any]) -> RunPlan:
     chosen = select(names, suite.algorithms, suite.exclude)
     available = [b for b in suite.baseline if b in described and described[b]["unavailable"] is None]
     algorithms = list(dict.fromkeys([*available[:1], *chosen]))
-    problems = expand(suite, cores=len(allowed_cores()))
+    problems = expand(suite, cores=allowed_cores())
     for problem in problems:
-        if problem.threads > len(allowed_cores()):
+        if problem.threads > allowed_cores():
             raise UsageError(
-                f"threads {problem.threads}: this process may use {len(allowed_cores())} core(s); take fewer, or 'all'"
+                f"threads {problem.threads}: this process may use {allowed_cores()} core(s); take fewer, or 'all'"
             )
     return RunPlan(
         suite={"name": suite.name, "title": suite.title, "path": str(suite.path or ""), "sha": suite.sha},
