@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
 
-from convbench import registry
+from convbench import __version__, registry
 from convbench.errors import RegistrationError
 from convbench.registry import Implementation
 
@@ -93,7 +93,7 @@ def snapshot() -> Catalog:
 
 
 def _load_built_in(skip: Mapping[str, str], say: Progress) -> None:
-    own = Origin(None, "convbench", _version("convbench"))
+    own = Origin(None, "convbench", __version__)
     for module in _built_in_modules():
         name = module.removeprefix(BUILT_IN + ".")
         if name in skip:
@@ -162,7 +162,7 @@ def _one_line(error: BaseException) -> str:
 def _guessed_origin(implementation: Implementation) -> Origin:
     """For what was registered without `load`: its top-level package, taken for the distribution's name."""
     package = type(implementation).__module__.split(".")[0]
-    return Origin(None, package, _version(package))
+    return Origin(None, package, __version__ if package == "convbench" else _version(package))
 
 
 def _version(distribution: str) -> str:

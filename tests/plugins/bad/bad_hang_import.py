@@ -1,0 +1,5 @@
+"""Hangs while it is imported."""
+
+import bad_common
+
+bad_common.hang()

@@ -1,0 +1,5 @@
+"""Raises SystemExit while it is imported."""
+
+import sys
+
+sys.exit("no licence found")
