@@ -1,7 +1,9 @@
 """The public library: right results, clear errors, the rules of choice, the cache of plans."""
 
+import importlib
 import sys
 import threading
+import tracemalloc
 import types
 
 import numpy as np
@@ -10,10 +12,11 @@ import threadpoolctl
 
 import convbench
 from convbench import catalog, choices, engine, registry
-from convbench.devices.cpu import aligned_empty
+from convbench.devices.cpu import CpuContext, aligned_empty
 from convbench.errors import ProblemError, Unavailable, UnknownAlgorithm, Unsupported, UsageError
 from convbench.problem import ConvShape, Pass, Problem, Semantics
 from convbench.registry import Implementation, bind_weights
+from tests.plugins.activate import HERE
 
 RNG = np.random.default_rng(7)
 
@@ -480,3 +483,46 @@ class TestCache:
             convbench.conv2d(X, W, algorithm="toy")
         assert toy.threads == 1
         assert 1 <= engine._threads() <= engine.allowed_cores()
+
+
+class TestPlugInPackages:
+    """What tests/plugins holds is used by other tests as known to be right, or right but for one fault."""
+
+    @pytest.fixture
+    def load(self, toys, monkeypatch):
+        def load(folder, module):
+            monkeypatch.syspath_prepend(str(HERE / folder))
+            monkeypatch.delitem(sys.modules, module, raising=False)
+            return importlib.import_module(module)
+
+        return load
+
+    @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+    @pytest.mark.parametrize("shape", [*SHAPES.values(), ConvShape.make(1, 2, 3, 3, 2, 2, 2, 1, 3)])
+    def test_example_is_right_and_says_how_much_memory_it_needs(self, load, shape, layout):
+        row = load("convbench_example_plugin", "convbench_example_plugin").ExampleTaps()
+        x, w, dy = operands(shape, layout)
+        for pass_, (a, b) in zip(Pass, [(x, w), (dy, w), (x, dy)], strict=True):
+            problem = Problem(shape, pass_, "float32", layout)
+            out = np.full(problem.out_shape, np.nan, "f4")
+            run = row.prepare(problem, CpuContext())
+            tracemalloc.start()
+            run(a, b, out)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert np.array_equal(out, by_definition(problem, a, b))
+            assert peak <= 1.25 * row.workspace_estimate(problem) + (1 << 20)
+
+    def test_the_correct_part_of_the_bad_ones(self, load):
+        module = load("bad", "bad_common")
+        problem = Problem(ConvShape.make(2, 4, 9, 8, 6, 3, 2, (2, 3), ((2, 1), (0, 3)), (2, 1)))
+        right = type("Right", (module.Right,), {"name": "bad_right_numpy"})()
+        x, w, _ = operands(problem.shape, "nchw")
+        out = np.full(problem.out_shape, np.nan, "f4")
+        right.prepare(problem, CpuContext())(x, w, out)
+        assert np.array_equal(out, by_definition(problem, x, w))
+        load("bad", "bad_nan")
+        with_nan = convbench.conv2d(x, w, algorithm="bad_nan_numpy", **arguments(problem.shape))
+        assert np.isnan(with_nan[..., -1, -1]).all()
+        with_nan[..., -1, -1] = out[..., -1, -1]
+        assert np.array_equal(with_nan, out)

@@ -7,7 +7,7 @@ from convbench.registry import register
 
 @register
 class Bad(bad_common.Right):
-    """One NaN in the last element."""
+    """NaN in the last pixel of each channel."""
 
     name = "bad_nan_numpy"
 
