@@ -10,13 +10,12 @@ Standard library only.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from convbench.errors import ProblemError
+from convbench.nearest import nearest
 from convbench.problem import ConvShape, Pass, Problem, Semantics, canonical_end, output_size
 
 KEYS = ("g", "mb", "ic", "ih", "iw", "oc", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw")
@@ -49,7 +48,8 @@ _PRINTED_DIRECTION = {
 _PRINTED_TYPE = {dtype: short for short, dtype in TYPES.items()}
 _PRINTED_TAG = {"nchw": "abx", "nhwc": "axb"}
 _VERBOSE = re.compile(r"\s*(onednn|dnnl|mkldnn)_verbose,")
-_PAIR = re.compile(r"([A-Za-z]+)(\d+)")
+_PAIR = re.compile(r"([A-Za-z]+)([0-9]+)")
+_MOST_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,6 @@ def print_descriptor(problem: Problem) -> str:
         f"ph{s.padding[0]}pw{s.padding[2]}dh{s.dilation[0] - 1}dw{s.dilation[1] - 1}"
     )
     return " ".join([*head, body])
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" for the known word most like `word`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 # ---- options
@@ -224,6 +218,8 @@ def _read_body(text: str, body: str, offset: int, default_n: int) -> tuple[ConvS
             continue
         pair = _PAIR.match(rest)
         if pair and pair[1] in KEYS:
+            if len(pair[2]) > _MOST_DIGITS:
+                raise ProblemError(f"{pair[1]!r} {where} has a number of {len(pair[2])} digits: no size is so large")
             if pair[1] in tokens:
                 raise ProblemError(f"{pair[1]!r} {where} stands there a second time: keep one")
             tokens[pair[1]] = int(pair[2])
@@ -250,13 +246,13 @@ def _read_name(rest: str, where: str) -> tuple[str, int]:
     """The layer's name and how often it occurs: n"conv*3", n"conv"*3, nconv*3, *3."""
     label = rest.strip()
     name = label[1:] if label.startswith("n") else label
-    outer = re.fullmatch(r"(?P<name>.*?)(?:\*(?P<count>\d+))?", name, re.DOTALL)
+    outer = re.fullmatch(r"(?P<name>.*?)(?:\*(?P<count>[0-9]{1,12}))?", name, re.DOTALL)
     assert outer is not None  # the pattern matches every text
     name, times = outer["name"], outer["count"]
     if name.startswith('"'):
         if len(name) < 2 or not name.endswith('"'):
             raise ProblemError(f"the name {name} {where} has no closing quote")
-        inner = re.fullmatch(r"(.*?)(?:\*(\d+))?", name[1:-1], re.DOTALL)
+        inner = re.fullmatch(r"(.*?)(?:\*([0-9]{1,12}))?", name[1:-1], re.DOTALL)
         assert inner is not None  # the pattern matches every text
         name, times = inner[1], times or inner[2]
     elif name.startswith("*"):

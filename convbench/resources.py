@@ -5,11 +5,11 @@ Standard library only.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from pathlib import Path
 
 from convbench.errors import OutputError, SuiteError
+from convbench.nearest import nearest
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -42,8 +42,7 @@ def find_suite(name_or_path: str | Path) -> Path:
     names = suite_names()
     if text in names:
         return folder("suites") / f"{text}.yaml"
-    close = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = nearest(path.stem, names)
     built_in = f"the built-in suites are {', '.join(names)}"
     if len(text) < 1000 and path.is_dir():
         raise SuiteError(f"{text} is a folder, not a suite file; {built_in}{hint}")

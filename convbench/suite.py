@@ -27,11 +27,12 @@ from typing import Any
 from convbench import resources
 from convbench.descriptor import KEYS, explicit_fields, parse_descriptor
 from convbench.errors import ProblemError, SuiteError, UnknownAlgorithm
+from convbench.nearest import nearest
 from convbench.problem import ConvShape, Pass, Problem, Semantics
 from convbench.quantities import whole
 from convbench.shapes import Layer, load_shapes, sample_layers
 from convbench.suitefile import AXES, DEFAULT_AXES, ProblemItem, SuiteFile, axis_values, texts
-from convbench.yamlfile import YamlFile, nearest
+from convbench.yamlfile import YamlFile
 
 BASELINE = ("onednn", "torch", "im2col_numpy")
 OVERRIDES = (*AXES, "match", "algorithm", "seed", "quick")

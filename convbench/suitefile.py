@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from convbench.nearest import nearest
 from convbench.problem import ITEM_BYTES, LAYOUTS, Pass
 from convbench.quantities import fraction, seconds, size_bytes, whole
 from convbench.shapes import Count, Text, text
-from convbench.yamlfile import nearest
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "pass": tuple(str(p) for p in Pass),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from convbench.errors import OutputError, SuiteError
+from convbench.nearest import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[str | int, ...]
@@ -48,7 +48,7 @@ class YamlFile:
             return model.model_validate(self.data)
         except ValidationError as error:
             problems = error.errors()
-            first = min(problems, key=lambda p: self.line(p["loc"]))
+            first = min(problems, key=lambda p: (p["type"] == "missing", self.line(p["loc"])))
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise SuiteError(self.located(first["loc"], _sentence(model, dict(first))) + more) from None
 
@@ -109,12 +109,6 @@ class YamlFile:
             raise SuiteError(f"{self._at(line)}: cannot read the value {node.value!r}: {what}") from None
 
 
-def nearest(word: object, known: list[str]) -> str:
-    """ "; did you mean 'x'?" for the known word most like `word`, or nothing."""
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _sentence(model: type[BaseModel], error: dict[str, Any]) -> str:
     """What pydantic found, in words that say what was meant."""
     kind, location = error["type"], error["loc"]
@@ -125,6 +119,8 @@ def _sentence(model: type[BaseModel], error: dict[str, Any]) -> str:
         return f"the key {location[-1]!r} is missing"
     if kind in ("model_type", "model_attributes_type"):
         return f"keys with values are expected here, not {error['input']!r}"
+    if kind == "too_short":
+        return "the list is empty"
     if kind.endswith("_type"):
         return f"{error['msg']}, not {error['input']!r}"
     return str(error["msg"]).removeprefix("Value error, ")

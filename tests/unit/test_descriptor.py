@@ -210,6 +210,7 @@ ERRORS = {
     "impossible": ("ic3ih5oc4kh7", ["filter's height 7", "input 5", "no output", "in 'ic3ih5oc4kh7'"]),
     "impossible oh": ("ic3ih8oc4oh4kh1", ["oh4 cannot be", "at least 8", "leave oh out"]),
     "3-D": ("ic3id4ih5oc4kh3", ["'id4'", "character 4", "3-D", "2-D"]),
+    "huge": ("ic" + "9" * 5000 + "ih5oc4kh3", ["'ic'", "character 1", "5000 digits"]),
     "zero": ("ic0ih5oc4kh3", ["ic must be at least 1, not 0"]),
     "stride zero": ("ic1ih5oc4kh3sh0", ["sh must be at least 1"]),
     "groups": ("g2ic3ih5oc4kh3", ["c=3 is not a multiple of groups=2"]),
