@@ -28,6 +28,11 @@ def leave_interrupts_to_parent() -> None:
 
 
 def cap_memory(limit_bytes: int) -> None:
-    """Private writable memory beyond `limit_bytes` becomes a MemoryError instead of a machine that swaps."""
-    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+    """Private writable memory beyond `limit_bytes` becomes a MemoryError instead of a machine that swaps.
+
+    May be called again with another limit; no core files are written.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    allowed = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -129,8 +129,11 @@ class Worker:
         self.prepared.clear()
         self.verifier, self.problem_key = None, None
 
-    def do_verify(self, problem: str, implementation: str, weights: str, seed: int, workspace_limit: int) -> None:
+    def do_verify(
+        self, problem: str, implementation: str, weights: str, seed: int, workspace_limit: int, memory_bytes: int
+    ) -> None:
         """Prepares, verifies and keeps one case; a refusal is a status with its sentence."""
+        lifeline.cap_memory(memory_bytes)
         self.emit(self._verify(problem, implementation, weights, seed, workspace_limit))
 
     def do_pilot(self, problem: str, implementation: str, weights: str, seed: int) -> None:
@@ -173,6 +176,7 @@ class Worker:
 
         subjects = []
         for name in implementations:
+            self.emit({"ev": "at", "implementation": name})
             if name not in self.prepared and (
                 self._verify(problem, name, weights, seed)["ev"] != "verified" or name not in self.prepared
             ):

@@ -24,11 +24,8 @@ class StoppingRule:
     max_blocks: int = 64
 
     def half_width(self, ns_per_call: Sequence[float], blocks: Sequence[int]) -> float:
-        """Half the relative width of the interval; infinite below three samples."""
-        if len(ns_per_call) < 3:
-            return float("inf")
-        interval = median_ci(ns_per_call, blocks)
-        return (interval.hi - interval.lo) / 2 / interval.value if interval.value > 0 else float("inf")
+        """Half the relative width of the interval; infinite where there is too little to say."""
+        return median_ci(ns_per_call, blocks).relative_half_width if ns_per_call else float("inf")
 
     def looks_at(self, n_samples: int) -> bool:
         """True at the sample counts where the interval is looked at."""

@@ -78,6 +78,7 @@ class WorkerHandle:
         """One command. Raises WorkerGone when nobody listens."""
         line = json.dumps({"op": op} | arguments).encode() + b"\n"
         assert self._process.stdin is not None
+        self._stderr_mark = os.fstat(self._stderr.fileno()).st_size
         try:
             self._process.stdin.write(line)
             self._process.stdin.flush()
@@ -124,8 +125,8 @@ class WorkerHandle:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, self._stderr.tell() - 4096))
+        size = os.fstat(self._stderr.fileno()).st_size
+        self._stderr.seek(max(self._stderr_mark, size - 4096))  # what was said before the last command is not about it
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         tail = f" (last words: {lines[-1][:200]})" if lines else ""
         self.close()

@@ -20,8 +20,11 @@ from convbench.runner.plan import RunPlan, repro_line
 from convbench.runner.session import Session
 from convbench.suite import ProblemCase
 
+PROCESS_BYTES = 2 * 2**30  # what a worker with all libraries loaded may take beside arrays
 PILOT_FLOPS = 2e8  # smaller problems are tried outright
 LEAST_S = 0.5  # of sampling: what even a problem that is late gets
+WARM_S = 0.2  # least warm-up of one case
+POOL_PAUSE_S = 0.05  # what a sample costs where another thread pool ran last
 VERIFY_RUNS = 5  # runs that verification takes, for predictions
 MIN_BLOCKS_TO_COUNT = 3
 CASE_SHARE = 0.4  # of a problem's time: what one case may be predicted to need
@@ -63,6 +66,7 @@ class ProblemRun:
         self.text = print_descriptor(problem.problem)
         self._tell = tell
         self._end = time.monotonic() + share_s
+        self._retained_bytes = 0  # workspaces of the verified plans that the worker holds
         self.progress = {case.implementation: Progress(case) for case in plan.cases(problem)}
 
     def run(self) -> list[Record]:
@@ -127,18 +131,23 @@ class ProblemRun:
             self._verify(progress)
 
     def _verify(self, progress: Progress) -> None:
-        name = progress.case.implementation
+        name, limit = progress.case.implementation, self.plan.policy.workspace_limit_bytes
+        cap = PROCESS_BYTES + 8 * self.problem.problem.operand_bytes + self._retained_bytes + 2 * limit
         try:
-            event = self._ask(name, "verify", workspace_limit=self.plan.policy.workspace_limit_bytes)
+            event = self._ask(name, "verify", workspace_limit=limit, memory_bytes=min(cap, self.session.memory_bytes))
         except WorkerGone as gone:
             self._blame(progress, gone)
             return
-        if event["ev"] == "verified":
-            progress.facts = event
-            self.session.learn_rate(self._rate_key(name), self.problem.problem.direct_flops / event["first_run_ns"])
-        else:
+        if event["ev"] != "verified":
             progress.end(event["status"], event["reason"])
             progress.facts = {k: v for k, v in event.items() if k == "error"}
+            return
+        progress.facts = event
+        self.session.learn_rate(self._rate_key(name), self.problem.problem.direct_flops / event["first_run_ns"])
+        self._retained_bytes += event["workspace_bytes"]
+        if self._retained_bytes > self.session.memory_bytes / 2:
+            self.session.drop(self.problem.threads)  # they are prepared and verified again, group by group
+            self._retained_bytes = 0
 
     def _ask(self, name: str, op: str, **more: Any) -> dict[str, Any]:
         worker = self.session.worker(self.problem.threads)
@@ -157,6 +166,7 @@ class ProblemRun:
 
     def _blame(self, progress: Progress, gone: WorkerGone) -> None:
         self.session.forget_worker(self.problem.threads)
+        self._retained_bytes = 0
         name = progress.case.implementation
         progress.end("timed_out" if gone.hung else "failed", f"{name}: {gone}")
         if gone.hung:
@@ -225,7 +235,7 @@ class ProblemRun:
         members = list(group)
         for name in members:
             self.progress[name].done = False
-        end = time.monotonic() + seconds
+        end = time.monotonic() + max(seconds, self._least_s(members))
         died = True
         while members and died:
             first_block = 1 + max((b for p in self.progress.values() for b in p.samples.block), default=-1)
@@ -233,6 +243,12 @@ class ProblemRun:
             members = [n for n in members if not self.progress[n].done and not self.progress[n].status]
         for name in members:
             self.progress[name].end("failed", f"{name}: no result came back from its samples")
+
+    def _least_s(self, members: list[str]) -> float:
+        """Seconds for the fewest blocks that count, whatever the share: what is verified should get a time."""
+        calls_s = sum(self.progress[n].facts["first_run_ns"] for n in members) / 1e9
+        pauses_s = POOL_PAUSE_S * len(members) if self.problem.threads > 1 else 0.0
+        return LEAST_S + (MIN_BLOCKS_TO_COUNT + 1) * (2 * calls_s + pauses_s) + WARM_S * len(members)
 
     def _sample_once(self, members: list[str], first_block: int, seconds: float) -> bool:
         """One worker's round. True when the worker died and the rest should go on in another."""

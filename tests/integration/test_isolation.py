@@ -1,4 +1,4 @@
-"""Plug-ins that misbehave in every way cost themselves alone: one record a case with its reason, all others measured."""
+"""Plug-ins that misbehave in every way cost themselves alone: one record a case, all other cases measured."""
 
 from __future__ import annotations
 
