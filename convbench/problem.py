@@ -348,7 +348,7 @@ def _product(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _enum(kind: type[Any], value: Any, name: str) -> Any:
+def _enum(kind: type[StrEnum], value: Any, name: str) -> Any:
     try:
         return kind(value)
     except ValueError:
