@@ -1,5 +1,5 @@
 # Every target sets up its own environment in .venv first; nothing needs to be activated.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m convbench
