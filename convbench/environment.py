@@ -30,37 +30,23 @@ FLAGS = (
     "sse4_2", "avx", "fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
     "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "sve",
 )  # fmt: skip
-#: What env_id hashes: what two starts on one machine have in common, and what decides how fast things are.
-IDENTITY = ("machine", "cpu_model", "flags", "cores_allowed", "memory_gib", "system", "python", "versions")
+#: Facts about the machine that env_id hashes, beside all library versions: what two starts on one machine have in
+#: common, and what decides how fast things are.
+IDENTITY = ("architecture", "cpu_model", "flags", "cores", "memory_gib", "system")
 BUSY_LOAD_PER_CORE = 0.2
 
 
 def collect(threads: int | None = None) -> dict[str, Any]:
-    """All facts as plain JSON values, `env_id` included. threads: what BLAS will be given, for the warnings."""
-    info = _cpuinfo()
-    flags = set((info.get("flags") or info.get("Features") or "").split())
-    memory = memory_bytes()
+    """All facts as plain JSON values: machine, versions, load, thread_variables, convbench, warnings, env_id.
+
+    threads: what BLAS will be given, for the warnings.
+    """
     facts: dict[str, Any] = {
-        "machine": platform.machine(),
-        "cpu_model": info.get("model name") or platform.processor() or "unknown",
-        "cpu_family_model_stepping": [info.get(k) for k in ("cpu family", "model", "stepping")],
-        "flags": [f for f in FLAGS if f in flags],
-        "cores_online": os.cpu_count(),
-        "cores_allowed": allowed_cores(),
-        "affinity": _affinity(),
-        "memory_bytes": memory,
-        "memory_gib": None if memory is None else round(memory / 2**30),
-        "caches": _caches(),
-        "hypervisor": _hypervisor(flags),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
-        "transparent_huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled") or "unknown",
-        "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "system": platform.system(),
-        "kernel": platform.release(),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "machine": machine(),
         "versions": versions(),
-        "build": build_id(),
+        "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "thread_variables": {k: os.environ[k] for k in thread_env(1) if k in os.environ},
+        "convbench": build_id(),
         "collected_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     facts["warnings"] = warnings_about(facts, threads)
@@ -68,9 +54,33 @@ def collect(threads: int | None = None) -> dict[str, Any]:
     return facts
 
 
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory, caches, clock governor, hypervisor, kernel."""
+    info, memory = _cpuinfo(), memory_bytes()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    return {
+        "architecture": platform.machine(),
+        "cpu_model": info.get("model name") or platform.processor() or "unknown",
+        "cpu_family": ", ".join(f"{k} {info[k]}" for k in ("cpu family", "model", "stepping") if k in info),
+        "flags": [f for f in FLAGS if f in flags],
+        "cores": allowed_cores(),
+        "cores_online": os.cpu_count(),
+        "affinity": _affinity(),
+        "memory_bytes": memory,
+        "memory_gib": None if memory is None else round(memory / 2**30),
+        "caches": _caches(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
+        "hypervisor": _hypervisor(flags),
+        "transparent_huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled") or "unknown",
+        "system": platform.system(),
+        "kernel": platform.release(),
+    }
+
+
 def env_id(facts: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits over IDENTITY: equal for two starts on one machine with the same libraries."""
-    text = json.dumps({key: facts.get(key) for key in IDENTITY}, sort_keys=True)
+    """Twelve hexadecimal digits: equal for two starts on one machine with the same libraries (IDENTITY)."""
+    identity = {key: facts["machine"].get(key) for key in IDENTITY}
+    text = json.dumps([identity, facts["versions"]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -114,17 +124,19 @@ def thread_env(threads: int) -> dict[str, str]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Version of each library that decides results or speed; None where it is not installed."""
-    return {name: _installed(name) for name in LIBRARIES}
+def versions() -> dict[str, str]:
+    """Version of Python and of each installed library that decides results or speed (LIBRARIES)."""
+    found = {name: _installed(name) for name in LIBRARIES}
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return {"python": python, **{name: version for name, version in found.items() if version is not None}}
 
 
 def build_id() -> dict[str, Any]:
-    """convbench's own build: {"version", "sha", "dirty"}; sha and dirty are "unknown" outside a git checkout.
+    """convbench's own build: {"version", "sha", "dirty"}; outside a git checkout sha is "unknown", dirty None.
 
     Only changes to what runs count as dirty: the package, the kernels and the suites.
     """
-    build: dict[str, Any] = {"version": __version__, "sha": "unknown", "dirty": "unknown"}
+    build: dict[str, Any] = {"version": __version__, "sha": "unknown", "dirty": None}
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return build
@@ -140,17 +152,17 @@ def build_id() -> dict[str, Any]:
 def warnings_about(facts: Mapping[str, Any], threads: int | None = None) -> list[str]:
     """Sentences on what may spoil a measurement here. Nothing aborts because of them."""
     found = []
-    cores, load = facts["cores_allowed"], facts.get("load")
+    machine_, load = facts["machine"], facts.get("load")
+    cores, governor = machine_["cores"], machine_.get("governor", "unknown")
     if load and load[0] > BUSY_LOAD_PER_CORE * cores + 0.5:
         found.append(f"load is {load[0]} on {cores} cores: something else is running; timings will scatter")
-    governor = facts.get("governor", "unknown")
     if governor not in ("performance", "unknown"):
         found.append(f"the CPU governor is {governor}, not performance: clock speeds will vary")
     if threads is not None and threads > cores:
         found.append(f"{threads} BLAS threads on {cores} allowed cores: they will wait for each other")
-    if facts.get("hypervisor") not in (None, "none", "unknown"):
-        found.append(f"a virtual machine ({facts['hypervisor']}): neighbours may take cycles unseen")
-    memory = facts.get("memory_bytes")
+    if machine_.get("hypervisor") not in (None, "none", "unknown"):
+        found.append(f"a virtual machine ({machine_['hypervisor']}): neighbours may take cycles unseen")
+    memory = machine_.get("memory_bytes")
     if memory is not None and memory < 4 << 30:
         found.append(f"only {memory / 2**30:.1f} GiB of memory: large problems will be left out")
     return found
@@ -178,7 +190,7 @@ def measure_peaks(threads: int = 1, seconds: float = 1.0, size: int = 1536) -> d
             end = time.perf_counter()
             best_s = min(best_s, end - start)
             if end > stop:
-                return {"gflops": 2 * size**3 / best_s / 1e9, "threads": float(threads)}
+                return {"gflops": 2 * size**3 / best_s / 1e9}
 
 
 # ---- reading the system
@@ -203,16 +215,16 @@ def _cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs if value}
 
 
-def _caches() -> list[dict[str, Any]]:
-    """Level, kind, bytes and sharing cores of each cache that core 0 sees."""
-    found = []
+def _caches() -> dict[str, str]:
+    """Size of each cache that core 0 sees, by level and kind: {"L1d": "48 KiB", "L2": "2 MiB" ...}."""
+    found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = (_read(index / name) for name in ("level", "type", "size"))
-        match = re.fullmatch(r"(\d+)([KMG]?)", size or "")
+        match = re.fullmatch(r"(\d+)K", size or "")
         if level and match:
-            scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}[match[2]]
-            shared = _read(index / "shared_cpu_list")
-            found.append({"level": int(level), "kind": kind, "bytes": int(match[1]) * scale, "cores": shared})
+            kib = int(match[1])
+            suffix = {"Data": "d", "Instruction": "i"}.get(kind or "", "")
+            found[f"L{level}{suffix}"] = f"{kib} KiB" if kib % 1024 else f"{kib // 1024} MiB"
     return found
 
 
