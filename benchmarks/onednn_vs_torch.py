@@ -9,8 +9,8 @@ than one thread a pause and a warm call go before a sample where the other libra
 
 Contenders: `onednn` and `torch` as registered, and `torch, own result`: PyTorch's call alone, without the copy into
 the caller's array that the row must make. The last is what the libraries' convolutions are judged by. PyTorch also
-pays a fixed price a call (dispatch, and a new primitive descriptor), which weighs on layers of under a millisecond;
-a convolution of 0.4 MFLOP shows it, and the last means are given with each contender's fixed price taken off too.
+pays more for a call as such, which weighs on layers of under a millisecond; a convolution of 0.4 MFLOP measures it,
+and the means are given with each contender's price of a call taken off too. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def show(network: str, threads: int, rows: list[dict[str, Any]], picked: dict[st
     for name in CONTENDERS[1:]:
         total = [sum(r["count"] * _median_ns(r, n) for r in rows) for n in (name, "onednn")]
         print(f"geomean over {len(rows)} layers, {name} / onednn: {_mean(rows, name, {})}; "
-              f"with the fixed price taken off {_mean(rows, name, fixed)}; "
+              f"with the price of a call taken off {_mean(rows, name, fixed)}; "
               f"whole network {total[0] / total[1]:.3f}")  # fmt: skip
     print(f"largest relative L2 distance between the results: {max(r['disagreement'] for r in rows):.1e}")
 
