@@ -12,7 +12,7 @@ only those that exist.
 Other points for backward weights (+-1.5 to +-2.25 with reciprocals, six sets of five) gained nothing that lasts.
 
 On VGG-16 conv3_2 (256 -> 256, 56 x 56, N = 1, raw filters, float32, one thread, OpenBLAS 0.3.31, Xeon with
-AVX-512, 2026-11, a busy machine): F(4x4,3x3) 220 to 260 GFLOP/s of direct convolution, all passes, both layouts.
+AVX-512, 2026-11, a busy machine): F(4x4,3x3) 210 to 260 GFLOP/s of direct convolution, all passes, both layouts.
 """
 
 from __future__ import annotations
