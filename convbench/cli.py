@@ -47,8 +47,9 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="A fifth of the time,
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point: maps every way to end to its exit code. Returns the code."""
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        app(args=argv)
+        app(args=[_shielded(a) for a in arguments])
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else errors.EXIT_OK
     except errors.ConvbenchError as error:
@@ -70,6 +71,11 @@ def main(argv: list[str] | None = None) -> int:
         )
         return errors.EXIT_INTERNAL
     return errors.EXIT_OK
+
+
+def _shielded(argument: str) -> str:
+    """A descriptor may begin with its own `--dir=...`: a space before it keeps it from being read as an option."""
+    return f" {argument}" if argument.startswith("--") and " " in argument else argument
 
 
 def command(name: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
