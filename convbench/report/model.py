@@ -1,0 +1,207 @@
+"""What the report speaks of: settings, rows, winners, scores and totals. Filled in by summary.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from convbench.problem import Options, Problem, Semantics
+from convbench.records import STATUSES, Record
+from convbench.stats import Interval, Metric
+
+ALL_BATCHES = "all"
+
+
+class Setting(NamedTuple):
+    """What is the same for all rows of a table: one geometric mean is taken inside one setting."""
+
+    pass_: str
+    dtype: str
+    layout: str
+    weights: str
+    threads: int
+    batch: int | str
+    mode: str = "hot"
+    semantics: str = "linear"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same with the names that the tables use."""
+        data = self._asdict()
+        return {"pass": data.pop("pass_"), **data}
+
+    def text(self, skip: Iterable[str] = ()) -> str:
+        """For people: 'fwd, float32, nchw, raw weights, 2 threads, batch 1'."""
+        parts = {
+            "pass": self.pass_,
+            "dtype": self.dtype,
+            "layout": self.layout,
+            "weights": f"{self.weights} weights",
+            "threads": f"{self.threads} thread{'s' if self.threads != 1 else ''}",
+            "batch": "all batches" if self.batch == ALL_BATCHES else f"batch {self.batch}",
+        }
+        if self.mode != "hot":
+            parts["mode"] = self.mode
+        if self.semantics != Semantics.LINEAR.value:
+            parts["semantics"] = self.semantics
+        return ", ".join(v for k, v in parts.items() if k not in set(skip))
+
+
+@dataclass
+class Row:
+    """One record with everything that the tables show of it."""
+
+    record: Record
+    arithmetic: str
+    metrics: dict[str, Metric]
+    speedup: Interval | None = None
+    vendor_speedup: Interval | None = None
+    fastest_vendor: str | None = None
+
+    @property
+    def algorithm(self) -> str:
+        """Registered name of the implementation."""
+        return self.record.case.implementation
+
+    @property
+    def problem(self) -> Problem:
+        """What was computed."""
+        return self.record.case.problem
+
+    @property
+    def options(self) -> Options:
+        """How it was run."""
+        return self.record.case.options
+
+    @property
+    def ok(self) -> bool:
+        """Whether the row has a time."""
+        return self.record.status == "ok" and bool(self.record.samples.ns)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the wanted interval was not reached."""
+        return "noisy" in self.record.flags
+
+    @cached_property
+    def descriptor(self) -> str:
+        """The problem as text."""
+        return self.record.problem_text
+
+    @property
+    def layer(self) -> str:
+        """Name for people: the label, else the descriptor."""
+        return self.record.case.label or self.descriptor
+
+    @cached_property
+    def time(self) -> Interval:
+        """Median seconds of one call; only for rows that are ok."""
+        values = [self.metrics[k] for k in ("time_s_median", "time_s_ci_lo", "time_s_ci_hi")]
+        return Interval(*(float("nan") if v is None else float(v) for v in values))
+
+    @cached_property
+    def setting(self) -> Setting:
+        """The group of the row."""
+        p, o = self.problem, self.options
+        return Setting(
+            p.pass_.value, p.dtype, p.layout, o.weights, o.threads, p.shape.n, o.mode, p.semantics.value
+        )
+
+
+@dataclass
+class Best:
+    """Who is fastest on one problem; a tie where intervals of the medians overlap."""
+
+    setting: Setting
+    layer: str
+    descriptor: str
+    count: int
+    arithmetic: str
+    winner: str
+    tied: list[str]
+    time: Interval
+    speedup: Interval | None
+    runner_up: str | None
+    margin: float | None
+
+
+@dataclass
+class Score:
+    """One algorithm in one setting."""
+
+    setting: Setting
+    algorithm: str
+    arithmetic: str
+    geomean: Interval | None
+    n_problems: int
+    vendor_geomean: Interval | None
+    n_vendor_problems: int
+    n_ok: int
+    n_supported: int
+    n_total: int
+    n_noisy: int
+    wins: int
+    ties: int
+    losses: int
+    best: int
+    best_tied: int
+
+
+@dataclass
+class Total:
+    """Time of all layers of a setting, each as often as its network has it."""
+
+    setting: Setting
+    algorithm: str
+    n_layers: int
+    n_missing: int
+    seconds: float | None
+    seconds_lo: float | None
+    seconds_hi: float | None
+    speedup: float | None = None
+
+
+@dataclass
+class Analysis:
+    """Everything that the report shows."""
+
+    environment: dict[str, Any]
+    rows: list[Row]
+    baseline: str | None
+    baseline_note: str
+    best: list[Best] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    totals: list[Total] = field(default_factory=list)
+
+    @property
+    def suite(self) -> dict[str, Any]:
+        """What the environment says about the suite; empty where nothing."""
+        return self.environment.get("suite") or {}
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Settings in the order in which the run has them."""
+        return list(dict.fromkeys(row.setting for row in self.rows))
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """How many records ended how; every status is there."""
+        counts = Counter(row.record.status for row in self.rows)
+        return {status: counts[status] for status in STATUSES}
+
+    @property
+    def above_peak(self) -> list[Row]:
+        """Rows whose executed rate exceeds the measured peak: either number must be wrong."""
+        return [row for row in self.rows if number(row.metrics["pct_peak_executed"]) > 100]
+
+    @property
+    def arithmetics(self) -> list[str]:
+        """What the rows with a time multiply in."""
+        return sorted({row.arithmetic for row in self.rows if row.ok})
+
+
+def number(value: Metric) -> float:
+    """A metric as a number; 0 where there is none."""
+    return float(value) if isinstance(value, int | float) else 0.0
