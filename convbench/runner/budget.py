@@ -33,6 +33,10 @@ class Budget:
         """Seconds left for the whole suite; may be negative."""
         return self._end - self._clock()
 
+    def forgive(self, seconds: float) -> None:
+        """Adds time that was lost to cases that crashed or hung: the others keep theirs."""
+        self._end += seconds
+
     def next_share(self) -> float:
         """Seconds for the next problem; takes it off the list."""
         share = max(0.0, self.left()) * self._weights[0] / sum(self._weights)

@@ -111,6 +111,7 @@ def _run_all(
             lambda algorithm, doing, p=problem: observer.now(p, algorithm, doing),  # type: ignore[misc]
         )
         records = run.run()
+        budget.forgive(run.lost_s)
         writer.append_all(records)
         outcome.counts.update(r.status for r in records)
         observer.problem_done(problem, records, budget.left())

@@ -66,6 +66,7 @@ class ProblemRun:
         self.text = print_descriptor(problem.problem)
         self._tell = tell
         self._end = time.monotonic() + share_s
+        self.lost_s = 0.0  # spent on cases that crashed, hung or failed: charged to nobody else
         self._retained_bytes = 0  # workspaces of the verified plans that the worker holds
         self.progress = {case.implementation: Progress(case) for case in plan.cases(problem)}
 
@@ -80,7 +81,10 @@ class ProblemRun:
                 progress.end("not_reached", "the suite's time budget was used up before this problem")
             else:
                 self._tell(progress.case.implementation, "verifying")
+                started = time.monotonic()
                 self._quarantine(progress)
+                if progress.status in ("failed", "timed_out", "wrong"):
+                    self._forgive(time.monotonic() - started)
         groups = self._groups()
         for index, group in enumerate(groups):
             if len(groups) > 1:
@@ -88,6 +92,11 @@ class ProblemRun:
             self._sample_group(group, (self._end - time.monotonic()) / (len(groups) - index))
         self.session.drop(self.problem.threads, oracle=True)
         return [self._record(p) for p in self.progress.values()]
+
+    def _forgive(self, seconds: float) -> None:
+        """A case that goes wrong costs its own result, not the others' time."""
+        self.lost_s += seconds
+        self._end += seconds
 
     def verify_only(self) -> list[Progress]:
         """Quarantine without predictions and without timing: who is right, who is wrong, who is not here."""
@@ -235,11 +244,12 @@ class ProblemRun:
         members = list(group)
         for name in members:
             self.progress[name].done = False
-        end = time.monotonic() + max(seconds, self._least_s(members))
+        end = time.monotonic() + seconds
         died = True
         while members and died:
             first_block = 1 + max((b for p in self.progress.values() for b in p.samples.block), default=-1)
-            died = self._sample_once(members, first_block, max(LEAST_S, end - time.monotonic()))
+            seconds = max(end - time.monotonic(), self._least_s(members))
+            died = self._sample_once(members, first_block, seconds)
             members = [n for n in members if not self.progress[n].done and not self.progress[n].status]
         for name in members:
             self.progress[name].end("failed", f"{name}: no result came back from its samples")
@@ -290,6 +300,8 @@ class ProblemRun:
             blamed = at or members[0]
             status = "timed_out" if gone.hung else "failed"
             self.progress[blamed].end(status, f"{blamed}: while it was timed: {gone}")
+            if gone.hung:
+                self._forgive(self._timeout_s())
             return True
 
     def _take(self, event: dict[str, Any]) -> None:

@@ -35,3 +35,12 @@ def test_an_overdrawn_budget_gives_nothing_and_nothing_negative():
     now[0] = 30.0
     assert budget.left() == -20.0
     assert budget.next_share() == 0.0
+
+
+def test_time_lost_to_a_hang_is_given_back():
+    now = [0.0]
+    budget = Budget(100.0, [problem(64), problem(64)], lambda: now[0])
+    budget.next_share()
+    now[0] = 70.0  # 20 of them were a hang
+    budget.forgive(20.0)
+    assert budget.next_share() == 50.0
