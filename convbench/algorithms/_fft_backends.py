@@ -1,0 +1,130 @@
+"""Two FFT libraries behind one small face: pocketfft (scipy.fft) and FFTW (pyfftw).
+
+Both transform axes 1 and 2 of arrays (M, Th, Tw, C): channels stay innermost, so that neither side of the
+frequency-domain products has to be transposed. No direction is scaled; the core puts 1 / (Th Tw) into the filter.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+Transform = Callable[[], Any]
+
+_planner = threading.Lock()  # FFTW's planner is shared by the whole process
+
+
+def half(length: int) -> int:
+    """Frequencies kept of a real transform: the others are their conjugates."""
+    return length // 2 + 1
+
+
+def complex_dtype(real: Any) -> np.dtype:
+    """complex64 for float32, complex128 for float64."""
+    return np.result_type(np.dtype(real), np.complex64)
+
+
+class PocketFft:
+    """scipy.fft, axis by axis: the second axis in place, so that one temporary remains per direction."""
+
+    @staticmethod
+    def next_fast_len(target: int) -> int:
+        """Least length >= target with prime factors 2, 3 and 5."""
+        from scipy.fft import next_fast_len
+
+        return int(next_fast_len(target, real=True))
+
+    @staticmethod
+    def forward(tiles: Any, context: Any) -> Transform:
+        """Returns a callable that transforms what tiles (M, Th, Tw, C) holds: spectra (M, Th, Tw/2+1, C)."""
+        from scipy import fft
+
+        workers = context.threads
+
+        def transform() -> Any:
+            spectra = fft.rfft(tiles, axis=2, workers=workers)
+            return fft.fft(spectra, axis=1, overwrite_x=True, workers=workers)
+
+        return transform
+
+    @staticmethod
+    def inverse(tiles: Any, context: Any) -> tuple[Any, Transform]:
+        """Returns a spectra buffer and a callable that gives its tiles (a new array; `tiles` lends its shape)."""
+        from scipy import fft
+
+        workers, width = context.threads, tiles.shape[2]
+        m, height, _, channels = tiles.shape
+        spectra = context.empty((m, height, half(width), channels), complex_dtype(tiles.dtype))
+
+        def transform() -> Any:
+            rows = fft.ifft(spectra, axis=1, norm="forward", overwrite_x=True, workers=workers)
+            return fft.irfft(rows, n=width, axis=2, norm="forward", workers=workers)
+
+        return spectra, transform
+
+    @staticmethod
+    def bytes(loads: list[int], stores: list[int], m: int, size: tuple[int, int], item: int) -> int:
+        """Context bytes and temporaries for M transforms; loads and stores: channels of each operand."""
+        spectrum = 2 * item * m * size[0] * half(size[1])
+        temporary = item * m * size[0] * size[1] * sum(stores)
+        return spectrum * sum(loads + stores) + temporary
+
+
+class Fftw:
+    """pyfftw: plans made beforehand over aligned buffers. FFTW_ESTIMATE: measuring took seconds, won nothing."""
+
+    @staticmethod
+    def next_fast_len(target: int) -> int:
+        """Least length >= target that FFTW has codelets for."""
+        import pyfftw
+
+        return int(pyfftw.next_fast_len(target))
+
+    @staticmethod
+    def forward(tiles: Any, context: Any) -> Transform:
+        """Returns a callable that transforms what tiles (M, Th, Tw, C) holds: spectra (M, Th, Tw/2+1, C)."""
+        m, height, width, channels = tiles.shape
+        spectra = context.empty((m, height, half(width), channels), complex_dtype(tiles.dtype))
+        plan = _plan(tiles, spectra, "FFTW_FORWARD", ("FFTW_ESTIMATE",), context.threads)
+
+        def transform() -> Any:
+            plan.execute()
+            return spectra
+
+        return transform
+
+    @staticmethod
+    def inverse(tiles: Any, context: Any) -> tuple[Any, Transform]:
+        """Returns a spectra buffer and a callable that writes its transform to tiles (M, Th, Tw, C)."""
+        m, height, width, channels = tiles.shape
+        spectra = context.empty((m, height, half(width), channels), complex_dtype(tiles.dtype))
+        flags = ("FFTW_ESTIMATE", "FFTW_DESTROY_INPUT")
+        plan = _plan(spectra, tiles, "FFTW_BACKWARD", flags, context.threads)
+
+        def transform() -> Any:
+            plan.execute()
+            return tiles
+
+        return spectra, transform
+
+    @staticmethod
+    def bytes(loads: list[int], stores: list[int], m: int, size: tuple[int, int], item: int) -> int:
+        """Context bytes for M transforms; loads and stores: channels of each operand."""
+        return 2 * item * m * prod((size[0], half(size[1]))) * sum(loads + stores)
+
+
+def _plan(source: Any, target: Any, direction: str, flags: tuple[str, ...], threads: int) -> Any:
+    import pyfftw
+
+    axes = (1, 2)
+    if source.shape[0] == 1:  # the planner finds the better loop order when it sees no outer axis
+        source, target, axes = source[0], target[0], (0, 1)
+    with _planner:
+        return pyfftw.FFTW(source, target, axes=axes, direction=direction, flags=flags, threads=threads)
+
+
+Backend = type[PocketFft] | type[Fftw]
