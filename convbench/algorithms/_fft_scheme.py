@@ -168,14 +168,14 @@ def tiled(problem: Problem, backend: Backend) -> Scheme:
     """The cheapest pair of tile sizes out of TILE_SIZES.
 
     Cost: executed flops, where one of a transform counts 10 (an FFT runs at about a tenth of the rate of a product)
-    and each element of a filter spectrum 64 more (it is written and read once, however few tiles share it).
+    and each element of a filter spectrum 32 more (it is written and read once, however few tiles share it).
     """
     s = problem.shape
 
     def cost(scheme: Scheme) -> float:
         flops = scheme.executed_flops()
         transforms = flops["transform_input"] + flops.get("transform_output", 0.0)
-        spectra = 64.0 * scheme.frequencies * s.k * s.cg
+        spectra = 32.0 * scheme.frequencies * s.k * s.cg
         return flops["multiply"] + flops["transform_filter"] + 10 * transforms + spectra
 
     rows, cols = Taps.both(s)
