@@ -55,13 +55,15 @@ def _headline(analysis: Analysis, settings: Sequence[Setting]) -> str:
     for setting in settings:
         leader = _leader(analysis, setting)
         if leader and leader.geomean:
-            gain = "" if leader.algorithm == analysis.baseline else f" ({leader.geomean.value:.2f}x)"
-            places.setdefault(leader.algorithm, []).append(_setting_title(analysis, setting).lower() + gain)
+            gain = "" if leader.algorithm == analysis.baseline else f"{leader.geomean.value:.2f}x "
+            proven = not gain or (leader.geomean.known and leader.geomean.lo > 1)
+            title = _setting_title(analysis, setting).lower()
+            places.setdefault(leader.algorithm, []).append(gain + title + ("" if proven else " (not proven)"))
     if not places:
         return f"No algorithm has a speed-up against {analysis.baseline}."
     if set(places) == {analysis.baseline}:
         return f"Nothing is faster than {analysis.baseline} on average."
-    told = [f"{name} {_listing(where)}" for name, where in places.items()]
+    told = [f"{name} – {_listing(where)}" for name, where in places.items()]
     return f"Fastest on average, against {analysis.baseline}: {'; '.join(told)}."
 
 
