@@ -88,7 +88,8 @@
     type: textual.has(kind) ? "string" : "num",
     orderSequence: highFirst.has(key) ? ["desc", "asc", ""] : ["asc", "desc", ""],
   }));
-  columns.push({
+  const place = data.columns.findIndex(({ key }) => key === "status") + 1;  // in sight on a wide page
+  columns.splice(place, 0, {
     title: "Repeat", data: null, orderable: false, searchable: false, className: "dt-left actions",
     render: (_, type, row) => (type === "display"
       ? `<button type="button" class="copy" title="${esc(row[at.repro])}">Copy</button>`
@@ -104,7 +105,7 @@
     createdRow: (node, row) => { if (row[at.status] !== "ok") node.classList.add("untimed"); },
   });
   table.columns().every(function hint(i) {
-    const column = data.columns[i];
+    const column = i === place ? undefined : data.columns[i - (i > place)];
     if (column) this.header().title = column.hint;
   });
   for (const region of document.querySelectorAll(".dt-layout-table")) {
@@ -124,7 +125,7 @@
     for (const value of values) select.append(new Option(String(value), String(value)));
     select.addEventListener("change", () => {
       const wanted = select.value;
-      table.column(i).search(wanted === "" ? "" : (text) => String(text) === wanted).draw();
+      table.column(i + (i >= place)).search(wanted === "" ? "" : (text) => String(text) === wanted).draw();
     });
     label.append(select);
     filters.append(label);
