@@ -11,7 +11,7 @@ Document
                    distribution, version
   broken           name, origin, reason
   problems         only with --problems: per descriptor its flops and bytes, what "auto" takes and why, and
-                   per row why_not {raw, packed}, workspace_estimate (bytes), executed_flops (by phase)
+                   per row why_not {raw, packed}, workspace_estimate {raw, packed} (bytes), executed_flops (by phase)
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def ask(row: Implementation, problem: Problem) -> dict[str, Any]:
         raised = False
         why_not = {weights: row.why_not(problem, weights) for weights in WEIGHTS}
         able = None in why_not.values()
-        estimate = int(row.workspace_estimate(problem)) if able else None
+        estimate = {w: row.estimate(problem, w) for w in WEIGHTS if why_not[w] is None} if able else None
         flops = {str(k): float(v) for k, v in row.executed_flops(problem).items()} if able else None
     except Exception as error:  # noqa: BLE001 - whatever a stranger's row raises becomes its reason
         sentence = f"{row.name} raised when it was asked about this problem: {type(error).__name__}: {error}"

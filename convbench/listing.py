@@ -67,7 +67,7 @@ def explain_text(entry: Entry, found: dict[str, Any], weights: str) -> str:
                 name,
                 f"{flops / 1e9:.4g}",
                 f"{flops / answer['direct_flops']:.2f}",
-                f"{row['workspace_estimate'] / MIB:,.1f}",
+                f"{row['workspace_estimate'][weights] / MIB:,.1f}",
                 phases,
             ]
         )

@@ -73,6 +73,11 @@ class Implementation:
         """Bytes that prepare() and run() will need beside the operands, before anything is allocated."""
         raise NotImplementedError(f"{type(self).__name__} must implement workspace_estimate(problem)")
 
+    def packed_estimate(self, problem: Problem) -> int:
+        """As workspace_estimate, with packed weights: by default the same and a copy of the filter."""
+        s = problem.shape
+        return self.workspace_estimate(problem) + s.k * s.cg * s.r * s.s * problem.item_bytes
+
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Floating-point operations really executed, by phase."""
         return {"multiply": float(problem.direct_flops)}
@@ -94,6 +99,10 @@ class Implementation:
         raise NotImplementedError(f"{type(self).__name__} must implement prepare(problem, context, weights)")
 
     # ---- what follows is the same for every implementation
+
+    def estimate(self, problem: Problem, weights: str = "raw") -> int:
+        """Bytes of workspace expected for a case."""
+        return int(self.packed_estimate(problem) if weights == "packed" else self.workspace_estimate(problem))
 
     @property
     def family(self) -> str:
@@ -123,11 +132,12 @@ class Implementation:
         return None
 
 
-def bind_weights(run: Run, weights: Any) -> Run:
+def bind_weights(run: Run, weights: Any, context: Context) -> Run:
     """For implementations with nothing to pack: run(a, b, out) as it is, or run(a, out) over a private copy."""
     if weights is None:
         return run
-    kept = weights.copy()
+    kept = context.empty(weights.shape, weights.dtype)
+    kept[...] = weights
     return lambda a, out: run(a, kept, out)
 
 

@@ -278,7 +278,7 @@ class Worker:
             ):
                 if why is not None:
                     return {"ev": "refused", "status": status, "reason": why}
-            estimate = int(chosen.workspace_estimate(target))
+            estimate = chosen.estimate(target, weights)
             if workspace_limit is not None and estimate > workspace_limit:
                 return {
                     "ev": "refused",

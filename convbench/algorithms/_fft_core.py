@@ -30,9 +30,13 @@ class FftImplementation(Implementation):
         """Blocks and buffers for a problem."""
         raise NotImplementedError(f"{type(self).__name__} must implement scheme(problem)")
 
-    def workspace_estimate(self, problem: Problem, weights: str = "raw") -> int:
-        """Bytes; weights="packed" adds the spectra of all filters, which raw weights need only in blocks."""
-        return self.scheme(problem).workspace_bytes(packed=weights == "packed")
+    def workspace_estimate(self, problem: Problem) -> int:
+        """Bytes with raw weights, whose spectra exist only block by block."""
+        return self.scheme(problem).workspace_bytes(packed=False)
+
+    def packed_estimate(self, problem: Problem) -> int:
+        """Bytes with packed weights: the spectra of all filters."""
+        return self.scheme(problem).workspace_bytes(packed=True)
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """By phase; a real transform of T points is counted 2.5 T log2 T."""

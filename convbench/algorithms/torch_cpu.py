@@ -61,7 +61,7 @@ class TorchCpu(Implementation):
             return call.forward_packed(weights)
         if weights is not None:
             context.note("packed", "nothing: PyTorch packs float32 forward filters with symmetric padding only")
-        return bind_weights(call.run, weights)
+        return bind_weights(call.run, weights, context)
 
 
 def _symmetric(problem: Problem) -> bool:

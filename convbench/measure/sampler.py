@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from convbench.measure.stopping import StoppingRule
@@ -105,7 +106,7 @@ class BlockSampler:
             for position, subject in enumerate(order):
                 if self._time_left() <= 0 and len(subject.ns) >= HARD_MIN_SAMPLES:
                     continue
-                self._guarded(subject, lambda s, b=block, p=position: self._sample(s, b, p))
+                self._guarded(subject, partial(self._sample, block=block, position=position))
             block += 1
             self._judge()
         for subject in self.subjects:

@@ -225,7 +225,7 @@ class TestProbe:
         first, second, third = document["problems"]
         answer = first["rows"]["example_taps_numpy"]
         assert answer["why_not"] == {"raw": None, "packed": None}
-        assert answer["workspace_estimate"] == 2 * 8 * 12 * 12 * 4
+        assert answer["workspace_estimate"]["raw"] == 2 * 8 * 12 * 12 * 4
         assert answer["executed_flops"] == {"multiply": first["valid_flops"]}
         assert first["direct_flops"] == 2 * 2 * 8 * 12 * 12 * 8 * 9 > first["valid_flops"]
         assert first["min_bytes"] == 4 * (2 * 2 * 8 * 12 * 12 + 8 * 8 * 9)

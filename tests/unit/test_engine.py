@@ -68,7 +68,7 @@ class Toy(Implementation):
             assert not np.may_share_memory(a, b)
             out[...] = by_definition(problem, a, b)
 
-        return bind_weights(run, weights)
+        return bind_weights(run, weights, context)
 
 
 @pytest.fixture

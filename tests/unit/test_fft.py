@@ -182,7 +182,7 @@ def test_workspace_estimate_is_near_what_is_measured(cls, pass_, shape):
         plan.run(a, b, out)
         measured = plan.workspace_bytes + tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        estimate = cls().workspace_estimate(problem, weights)
+        estimate = cls().estimate(problem, weights)
         assert measured <= 1.25 * estimate + (1 << 20)
         assert estimate <= 4 * measured + (1 << 20)
 
@@ -199,7 +199,7 @@ def test_vgg_needs_less_than_two_gigabytes(cls, weights):
     for c, size, k in VGG:
         for pass_ in Pass:
             problem = Problem(make(1, c, size, size, k, 3, 3, padding=1), pass_)
-            assert cls().workspace_estimate(problem, weights) < 2 << 30
+            assert cls().estimate(problem, weights) < 2 << 30
 
 
 @pytest.mark.parametrize("cls", CLASSES)

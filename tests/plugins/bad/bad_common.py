@@ -37,7 +37,7 @@ class Right(Implementation):
                     cols = slice(t * s.dilation[1], t * s.dilation[1] + (s.q - 1) * s.stride[1] + 1, s.stride[1])
                     y += np.einsum("nchw,kc->nkhw", x[:, :, rows, cols], w[:, :, r, t])
 
-        return bind_weights(run, weights)
+        return bind_weights(run, weights, context)
 
 
 def segfault():

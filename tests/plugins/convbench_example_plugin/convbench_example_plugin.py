@@ -76,7 +76,7 @@ class ExampleTaps(Implementation):
             Pass.BACKWARD_DATA: backward_data,
             Pass.BACKWARD_WEIGHTS: backward_weights,
         }
-        return bind_weights(runs[problem.pass_], weights)
+        return bind_weights(runs[problem.pass_], weights, context)
 
 
 def _windows(s: ConvShape) -> Iterator[tuple[tuple[int, int], tuple[Any, ...], tuple[Any, ...]]]:
