@@ -1,6 +1,7 @@
 """Verification: right before fast. `Verifier` is what timing goes through."""
 
 from convbench.verify.compare import ErrorFigures
-from convbench.verify.verifier import ALL_CHECKS, CHECKS, Verdict, Verifier
+from convbench.verify.verdict import ALL_CHECKS, CHECKS, Verdict
+from convbench.verify.verifier import Verifier
 
 __all__ = ["ALL_CHECKS", "CHECKS", "ErrorFigures", "Verdict", "Verifier"]

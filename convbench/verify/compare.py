@@ -44,7 +44,8 @@ def place_name(problem: Problem, position: tuple[int, ...]) -> str:
 
 def require_written(out: np.ndarray, problem: Problem) -> None:
     """Every element of a logical result is a finite number; else CheckFailed("unwritten")."""
-    total = float(np.add.reduce(out, axis=None, dtype=np.float64))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs
+        total = float(np.add.reduce(out, axis=None, dtype=np.float64))
     if np.isfinite(total):
         return
     bad = ~np.isfinite(out)
@@ -74,7 +75,8 @@ def require_close(
     bad = ~(difference <= tol)
     if not bad.any():
         return
-    excess = np.where(bad, difference / np.maximum(tol, np.finfo(np.float64).tiny), -1.0)
+    with np.errstate(over="ignore"):  # where nothing is allowed every difference is infinitely too large
+        excess = np.where(bad, difference / np.maximum(tol, np.finfo(np.float64).tiny), -1.0)
     worst = np.unravel_index(int(np.nan_to_num(excess, nan=np.inf).argmax()), got.shape)
     position = tuple(int(i) for i in (worst if index is None else index[:, worst[0]]))
     allowed = float(np.broadcast_to(tol, got.shape)[worst])
@@ -113,7 +115,10 @@ def figures(got: np.ndarray, want: np.ndarray, tol: np.ndarray, dtype: str) -> E
     bounded = tol > 0
     ratio = float((difference[bounded] / tol[bounded]).max(initial=0.0))
     ulp = None
-    if dtype in ("float16", "float32", "float64"):
-        spacing = np.spacing(np.abs(want).astype(dtype)).astype(np.float64)
-        ulp = float((difference / spacing).max(initial=0.0))
-    return ErrorFigures(rel_l2, float(difference.max(initial=0.0)), ulp, ratio)
+    if dtype in ("float16", "float32", "float64"):  # below the smallest normal number an ulp says nothing
+        normal = np.abs(want) >= np.finfo(dtype).tiny
+        spacing = np.spacing(np.abs(want[normal]).astype(dtype)).astype(np.float64)
+        ulp = float((difference[normal] / spacing).max(initial=0.0))
+    largest = float(difference.max(initial=0.0))
+    return ErrorFigures(*(value if value is not None and np.isfinite(value) else None
+                          for value in (rel_l2, largest, ulp, ratio)))

@@ -8,19 +8,35 @@ in logical NCHW order whatever the problem's layout: x[N,C,H,W], w[K,C/G,R,S], y
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from convbench.problem import ConvShape, Pass
 
+#: float64 copies of whole operands stay below this; larger batches go image by image.
+_COPY_BYTES = 256 << 20
 
-def convolve(shape: ConvShape, pass_: Pass, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The whole result in float64, from operands of any real type, in logical NCHW order."""
-    if pass_ is Pass.FORWARD:
-        return _forward(shape, a, b)
-    if pass_ is Pass.BACKWARD_DATA:
-        return _backward_data(shape, a, b)
-    return _backward_weights(shape, a, b)
+
+def convolve(
+    shape: ConvShape, pass_: Pass, a: np.ndarray, b: np.ndarray, square_a: bool = False
+) -> np.ndarray:
+    """The whole result in float64, from operands of any real type, in logical NCHW order.
+
+    square_a: of the squares of a (what b should hold then is the caller's business).
+    """
+    one = {Pass.FORWARD: _forward, Pass.BACKWARD_DATA: _backward_data}.get(pass_, _backward_weights)
+    images = max(1, _COPY_BYTES // (8 * a[0].size))
+    parts = []
+    for first in range(0, shape.n, images):
+        some = a[first : first + images].astype(np.float64)
+        if square_a:
+            some *= some
+        part = replace(shape, n=len(some))
+        parts.append(one(part, some, b if pass_ is not Pass.BACKWARD_WEIGHTS else b[first : first + images]))
+    if pass_ is Pass.BACKWARD_WEIGHTS:
+        return np.sum(parts, axis=0) if len(parts) > 1 else parts[0]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def sample(
@@ -30,15 +46,18 @@ def sample(
 
     squares is the same sum over the squared products, the scale of the rounding error.
     """
-    one = {Pass.FORWARD: _one_output, Pass.BACKWARD_DATA: _one_input_gradient}.get(pass_, _one_weight_gradient)
-    if pass_ is Pass.BACKWARD_WEIGHTS:  # products run over images: keep them contiguous
-        a64, b64 = a.astype(np.float64, order="C"), b.astype(np.float64, order="C")
-    else:  # products run over channels: (N, H, W, C) and (K, R, S, C/G), or (C/G, R, S, K) for the gradient
-        a64 = _contiguous(a.transpose(0, 2, 3, 1))
-        b64 = _contiguous(b.transpose(0, 2, 3, 1) if pass_ is Pass.FORWARD else b.transpose(1, 2, 3, 0))
+    if pass_ is Pass.BACKWARD_WEIGHTS:
+        return _sample_weight_gradients(shape, a, b, index)
+    one = _one_output if pass_ is Pass.FORWARD else _one_input_gradient
+    a = a.transpose(0, 2, 3, 1)  # (N, H, W, C) or (N, P, Q, K)
+    if 8 * a.size <= _COPY_BYTES:  # products run over channels: faster when those are neighbours
+        a = _contiguous(a)
+    # (K, R, S, C/G) forward, (C/G, R, S, K) backward
+    b = _contiguous(b.transpose(0, 2, 3, 1) if pass_ is Pass.FORWARD else b.transpose(1, 2, 3, 0))
     values, squares = np.empty(index.shape[1]), np.empty(index.shape[1])
     for i, position in enumerate(index.T.tolist()):
-        values[i], squares[i] = one(shape, a64, b64, position)
+        products = one(shape, a, b, position)
+        values[i], squares[i] = products.sum(), np.square(products).sum()
     return values, squares
 
 
@@ -93,14 +112,13 @@ def _backward_weights(shape: ConvShape, x: np.ndarray, dy: np.ndarray) -> np.nda
     return dw.reshape(shape.k, cg, shape.r, shape.s)  # (K, C/G, R, S)
 
 
-def _one_output(shape: ConvShape, x: np.ndarray, w: np.ndarray, position: list[int]) -> tuple[float, float]:
-    """y[n, k, p, q] from x (N, H, W, C) and w (K, R, S, C/G)."""
+def _one_output(shape: ConvShape, x: np.ndarray, w: np.ndarray, position: list[int]) -> np.ndarray:
+    """The products (R', S', C/G) of y[n, k, p, q] from x (N, H, W, C) and w (K, R, S, C/G)."""
     n, k, p, q = position
     r, h = _taps_of_output(shape.h, shape.r, p * shape.stride[0] - shape.padding[0], shape.dilation[0])
     s, v = _taps_of_output(shape.w, shape.s, q * shape.stride[1] - shape.padding[2], shape.dilation[1])
     first = k // shape.kg * shape.cg
-    products = x[n, h, v, first : first + shape.cg] * w[k, r, s]  # (R', S', C/G)
-    return float(products.sum()), float((products * products).sum())
+    return x[n, h, v, first : first + shape.cg].astype(np.float64) * w[k, r, s]
 
 
 def _taps_of_output(size: int, count: int, first: int, dilation: int) -> tuple[slice, slice]:
@@ -112,40 +130,43 @@ def _taps_of_output(size: int, count: int, first: int, dilation: int) -> tuple[s
     return slice(low, high + 1), slice(first + low * dilation, first + high * dilation + 1, dilation)
 
 
-def _one_input_gradient(
-    shape: ConvShape, dy: np.ndarray, w: np.ndarray, position: list[int]
-) -> tuple[float, float]:
-    """dx[n, c, h, w] from dy (N, P, Q, K) and w (C/G, R, S, K)."""
+def _one_input_gradient(shape: ConvShape, dy: np.ndarray, w: np.ndarray, position: list[int]) -> np.ndarray:
+    """The products (R', S', K/G) of dx[n, c, h, w] from dy (N, P, Q, K) and w (C/G, R, S, K)."""
     n, c, h, v = position
     g = c // shape.cg
     channels = slice(g * shape.kg, (g + 1) * shape.kg)
-    rows = _taps_of_input(shape.p, shape.r, h + shape.padding[0], shape.stride[0], shape.dilation[0])
-    columns = _taps_of_input(shape.q, shape.s, v + shape.padding[2], shape.stride[1], shape.dilation[1])
-    total = squares = 0.0
-    for r, p in rows:
-        for s, q in columns:
-            products = dy[n, p, q, channels] * w[c - g * shape.cg, r, s, channels]  # (K/G,)
-            total += float(products.sum())
-            squares += float((products * products).sum())
-    return total, squares
+    r, p = _taps_of_input(shape.p, shape.r, h + shape.padding[0], shape.stride[0], shape.dilation[0])
+    s, q = _taps_of_input(shape.q, shape.s, v + shape.padding[2], shape.stride[1], shape.dilation[1])
+    errors = dy[n][p[:, None], q, channels].astype(np.float64)
+    return errors * w[c - g * shape.cg][r[:, None], s, channels]
 
 
-def _taps_of_input(outputs: int, count: int, at: int, stride: int, dilation: int) -> list[tuple[int, int]]:
-    """(tap, output position) of every window that reads the input position `at` (padding included)."""
-    pairs = ((t, (at - t * dilation) // stride, (at - t * dilation) % stride) for t in range(count))
-    return [(t, o) for t, o, rest in pairs if rest == 0 and 0 <= o < outputs]
+def _taps_of_input(
+    outputs: int, count: int, at: int, stride: int, dilation: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(taps, output positions) of the windows that read the input position `at` (padding included)."""
+    every = np.arange(count)
+    position, rest = np.divmod(at - every * dilation, stride)
+    seen = (rest == 0) & (position >= 0) & (position < outputs)
+    return every[seen], position[seen]
 
 
-def _one_weight_gradient(
-    shape: ConvShape, x: np.ndarray, dy: np.ndarray, position: list[int]
-) -> tuple[float, float]:
-    """dw[k, c, r, s] from x (N, C, H, W) and dy (N, K, P, Q)."""
-    k, c, r, s = position
-    p, h = _meeting(shape.h, shape.p, r * shape.dilation[0] - shape.padding[0], shape.stride[0])
-    q, v = _meeting(shape.w, shape.q, s * shape.dilation[1] - shape.padding[2], shape.stride[1])
-    image, error = x[:, k // shape.kg * shape.cg + c, h, v], dy[:, k, p, q]  # (N, P', Q')
-    total = np.einsum("npq,npq->", image, error)
-    return float(total), float(np.einsum("npq,npq->", image * image, error * error))
+def _sample_weight_gradients(
+    shape: ConvShape, x: np.ndarray, dy: np.ndarray, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """sample() of dw[k, c, r, s]: long sums over images and positions, from x (N, C, H, W) and dy (N, K, P, Q)."""
+    if 8 * max(x.size, dy.size) <= _COPY_BYTES:
+        x, dy = x.astype(np.float64), dy.astype(np.float64)
+    meetings = {(r, s): places for r, s, *places in taps(shape)}
+    values, squares = np.zeros(index.shape[1]), np.zeros(index.shape[1])
+    for i, (k, c, r, s) in enumerate(index.T.tolist()):
+        if (r, s) not in meetings:
+            continue
+        rows, columns, h, v = meetings[r, s]
+        image, error = x[:, k // shape.kg * shape.cg + c, h, v], dy[:, k, rows, columns]  # (N, P', Q')
+        products = np.multiply(image, error, dtype=np.float64).reshape(-1)
+        values[i], squares[i] = products.sum(), np.einsum("m,m->", products, products)
+    return values, squares
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ def _whole(problem: Problem, recipe: Recipe, a: np.ndarray, b: np.ndarray) -> Re
     want = convolve(problem.shape, problem.pass_, a, b)
     squares = None
     if recipe.kind == "normal":
-        squares = convolve(problem.shape, problem.pass_, _square(a), _square(b))
+        squares = convolve(problem.shape, problem.pass_, a, _square(b), square_a=True)
     return Reference(want=want, squares=squares)
 
 
@@ -128,7 +128,8 @@ def _partial(problem: Problem, recipe: Recipe, a: np.ndarray, b: np.ndarray) -> 
     if recipe.kind == "normal":
         reference.sampled_squares = squares
         ones = np.ones((shape.groups, 1, reduction_channels(problem)))
-        summed = convolve(_projected_shape(shape, pass_, 1), pass_, _square(a), _contract(problem, _square(b), ones))
+        contracted = _contract(problem, b, ones, square=True)
+        summed = convolve(_projected_shape(shape, pass_, 1), pass_, a, contracted, square_a=True)
         reference.projected_squares = _split(summed, problem, 1)[0]
     return reference
 
@@ -168,18 +169,21 @@ def _projected_shape(shape: ConvShape, pass_: Pass, vectors: int) -> ConvShape:
     return replace(shape, k=vectors * shape.groups)
 
 
-def _contract(problem: Problem, b: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """The second operand with the channels of the result contracted: w over K or C, dy over K."""
+def _contract(problem: Problem, b: np.ndarray, vectors: np.ndarray, square: bool = False) -> np.ndarray:
+    """The second operand, or its squares, with the result's channels contracted: w over K or C, dy over K."""
     shape, count = problem.shape, vectors.shape[1]
     g, cg, kg = shape.groups, shape.cg, shape.kg
+    if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+        contracted = np.empty((shape.n, g * count, shape.p, shape.q))
+        for image in range(shape.n):  # one image at a time: a float64 copy of a whole batch would be large
+            dy = b[image].astype(np.float64).reshape(g, kg, shape.p, shape.q)  # (G, K/G, P, Q)
+            each = np.einsum("gvk,gkpq->gvpq", vectors, dy * dy if square else dy)
+            contracted[image] = each.reshape(g * count, shape.p, shape.q)  # (GV, P, Q)
+        return contracted
+    w = (_square(b) if square else b).reshape(g, kg, cg, shape.r, shape.s)
     if problem.pass_ is Pass.FORWARD:
-        w = b.reshape(g, kg, cg, shape.r, shape.s)
         return np.einsum("gvk,gkcrs->gvcrs", vectors, w).reshape(g * count, cg, shape.r, shape.s)
-    if problem.pass_ is Pass.BACKWARD_DATA:
-        w = b.reshape(g, kg, cg, shape.r, shape.s)
-        return np.einsum("gvc,gkcrs->gkvrs", vectors, w).reshape(shape.k, count, shape.r, shape.s)
-    dy = b.reshape(shape.n, g, kg, shape.p, shape.q)
-    return np.einsum("gvk,ngkpq->ngvpq", vectors, dy).reshape(shape.n, g * count, shape.p, shape.q)
+    return np.einsum("gvc,gkcrs->gkvrs", vectors, w).reshape(shape.k, count, shape.r, shape.s)
 
 
 def _split(result: np.ndarray, problem: Problem, count: int) -> np.ndarray:
