@@ -73,7 +73,6 @@ class MutantBase(Implementation):
     """What every mutant shares: it promises every shape and has nothing to pack."""
 
     make: ClassVar[Break]
-    packed: ClassVar[dict[Problem, np.ndarray]]
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Padded copy, accumulators and the window of one tap, and a little."""
