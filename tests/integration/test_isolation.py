@@ -17,7 +17,8 @@ problems: ["mb1ic16ih12oc16oh12kh3ph1n\\"one\\"", "mb1ic8ih16oc12oh16kh1ph0n\\"t
 axes: {pass: [fwd], threads: [1]}
 algorithms: [im2col_numpy, direct_numpy, "bad_*"]
 baseline: [im2col_numpy]
-policy: {time_budget: 30 s, min_blocks: 6, min_time: 0.02 s, ci_target: 10 %, case_timeout: 15 s, workspace_limit: 128 MiB}
+policy: {time_budget: 30 s, min_blocks: 6, min_time: 0.02 s, ci_target: 10 %, case_timeout: 15 s,
+         workspace_limit: 128 MiB}
 """
 
 #: plug-in -> (algorithm in the records, status, what the reason says)

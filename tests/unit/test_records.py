@@ -125,5 +125,5 @@ def test_what_is_no_run_directory_says_so(tmp_path):
         load_run(tmp_path)
     (tmp_path / "records.jsonl").write_text("")
     (tmp_path / "environment.json").write_text("{")
-    with pytest.raises(RecordsError, match="environment.json cannot be read"):
+    with pytest.raises(RecordsError, match=r"environment\.json cannot be read"):
         load_run(tmp_path)
