@@ -76,6 +76,8 @@ def _library() -> ctypes.CDLL:
         batch = getattr(library, f"cblas_{prefix}gemm_batch_strided")
         batch.argtypes = [i, i, i, i, i, i, scalar, p, i, i, p, i, i, scalar, p, i, i, i]
         batch.restype = None
+        getattr(library, f"cblas_{prefix}gemm_batch").argtypes = [i, p, p, p, p, p, p, p, p, p, p, p, p, p, i, p]
+        getattr(library, f"cblas_{prefix}gemm_batch").restype = None
     return library
 
 
@@ -95,6 +97,7 @@ class Mkl:
         self._library = library
         self._gemm = {d: getattr(library, f"cblas_{c}gemm") for d, c in _PREFIX.items()}
         self._batch = {d: getattr(library, f"cblas_{c}gemm_batch_strided") for d, c in _PREFIX.items()}
+        self._pointers = {d: getattr(library, f"cblas_{c}gemm_batch") for d, c in _PREFIX.items()}
         self._set_threads()
 
     def _set_threads(self) -> None:
@@ -144,11 +147,34 @@ class Mkl:
         m, n, k = _sizes(a.shape[1:], b.shape[1:], out.shape[1:], trans_a, trans_b)
         dtype = _common_dtype(a, b, out)
         self._set_threads()
+        if out.shape[0] > 1 and _step(out) < _leading(out) * (m - 1) + n:
+            self._interleaved(dtype, (m, n, k), (a, b, out), (trans_a, trans_b), (alpha, beta))
+            return
         self._batch[dtype](
             _ROW_MAJOR, _TRANS if trans_a else _NO_TRANS, _TRANS if trans_b else _NO_TRANS, m, n, k,
             alpha, a.ctypes.data, _leading(a), _step(a), b.ctypes.data, _leading(b), _step(b),
             beta, out.ctypes.data, _leading(out), _step(out), a.shape[0],
         )  # fmt: skip
+
+    def _interleaved(
+        self,
+        dtype: str,
+        sizes: tuple[int, int, int],
+        arrays: tuple[np.ndarray, np.ndarray, np.ndarray],
+        across: tuple[bool, bool],
+        scalars: tuple[float, float],
+    ) -> None:
+        """Results whose rows alternate (nhwc groups): the strided batch refuses them, pointers do not."""
+        m, n, k = (np.array([size], np.int32) for size in sizes)
+        trans = [np.array([_TRANS if turned else _NO_TRANS], np.int32) for turned in across]
+        alpha, beta = (np.array([scalar], dtype) for scalar in scalars)
+        count = arrays[0].shape[0]
+        steps = np.arange(count, dtype=np.int64)
+        first_a, first_b, first_out = (x.ctypes.data + steps * x.strides[0] for x in arrays)
+        lead_a, lead_b, lead_out = (np.array([_leading(x)], np.int32) for x in arrays)
+        passed = [*trans, m, n, k, alpha, first_a, lead_a, first_b, lead_b, beta, first_out, lead_out]
+        size = np.array([count], np.int32)
+        self._pointers[dtype](_ROW_MAJOR, *(x.ctypes.data for x in passed), 1, size.ctypes.data)
 
 
 def _sizes(
