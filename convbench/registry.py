@@ -58,6 +58,8 @@ class Implementation:
     vendor: ClassVar[bool] = False
     #: |error| <= error_growth * eps * sqrt(n) * sqrt(x^2 * w^2); justify the number in the class docstring.
     error_growth: ClassVar[float] = 2.0
+    #: The n of that bound is at most this: sums that run in blocks (BLAS) round like shorter ones. None: no limit.
+    error_length: ClassVar[int | None] = None
     #: True where integer inputs within range give exactly the integer result.
     exact_on_integers: ClassVar[bool] = True
     #: Which thread pool works; a pause goes before a sample where another pool ran last.

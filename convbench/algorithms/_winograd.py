@@ -74,6 +74,9 @@ class Winograd(Implementation):
 
     tile: ClassVar[int]
     taps: ClassVar[int] = 3
+    # The growth of these classes is set by the transforms, on short sums; BLAS adds long ones up in blocks. Without
+    # this limit the bound would let operands rounded to half precision pass at tens of thousands of products.
+    error_length = 1024
 
     def multiplier(self, context: Context, sums: np.ndarray | None) -> Multiply:
         """The products. `sums` is where backward weights adds up several blocks; None: nothing is added."""

@@ -133,5 +133,6 @@ class WinogradF4Filter5(NumpyWinograd):
     tile: ClassVar[int] = 4
     taps: ClassVar[int] = 5
     error_growth = 220.0
+    error_length = 256  # half precision inside passed with the 1024 of the others
     exact_on_integers = False
     reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4; points: arXiv 1803.10986"

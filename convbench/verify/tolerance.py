@@ -33,7 +33,8 @@ def eps_of(arithmetic: str, dtype: str) -> float:
 def growth_of(implementation: Implementation, problem: Problem) -> float:
     """What multiplies sqrt(x^2 * w^2) in the bound: error_growth * eps * sqrt(n), and the oracle's own share."""
     eps = implementation.error_growth * eps_of(implementation.arithmetic, problem.dtype)
-    return (eps + ORACLE_GROWTH * eps_of("float64", "float64")) * problem.accumulation_length**0.5
+    length = min(problem.accumulation_length, implementation.error_length or problem.accumulation_length)
+    return (eps + ORACLE_GROWTH * eps_of("float64", "float64")) * length**0.5
 
 
 def storing_eps(implementation: Implementation, problem: Problem) -> float:

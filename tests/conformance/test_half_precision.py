@@ -1,0 +1,47 @@
+"""Half precision inside must not pass for single precision, in any algorithm, at short and at long sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convbench import catalog
+from convbench.devices.cpu import CpuContext
+from convbench.problem import ConvShape, Pass, Problem
+from convbench.verify import Verifier
+
+ROWS = catalog.load().implementations
+LONG = {
+    (Pass.FORWARD, 3): ConvShape.make(n=1, c=2048, h=7, w=9, k=3, r=3, s=3, padding=1),
+    (Pass.FORWARD, 5): ConvShape.make(n=1, c=1024, h=7, w=9, k=3, r=5, s=5, padding=2),
+    (Pass.BACKWARD_DATA, 3): ConvShape.make(n=1, c=3, h=7, w=9, k=2048, r=3, s=3, padding=1),
+    (Pass.BACKWARD_DATA, 5): ConvShape.make(n=1, c=3, h=7, w=9, k=1024, r=5, s=5, padding=2),
+    (Pass.BACKWARD_WEIGHTS, 3): ConvShape.make(n=1, c=3, h=224, w=224, k=2, r=3, s=3, padding=1),
+    (Pass.BACKWARD_WEIGHTS, 5): ConvShape.make(n=1, c=3, h=224, w=224, k=2, r=5, s=5, padding=2),
+}
+
+
+def halved(row):
+    """The same implementation, given operands that went through float16."""
+
+    class Halved(type(row)):
+        def prepare(self, problem, context, weights=None):
+            run = row.prepare(problem, context)
+            return lambda a, b, out: run(*(x.astype(np.float16).astype(x.dtype) for x in (a, b)), out)
+
+    return Halved()
+
+
+@pytest.mark.parametrize("taps", [3, 5])
+@pytest.mark.parametrize("pass_", list(Pass))
+@pytest.mark.parametrize("name", list(ROWS))
+def test_half_precision_is_rejected_at_long_sums(name, pass_, taps):
+    row = ROWS[name]
+    problem = Problem(LONG[pass_, taps], pass_)
+    if row.unavailable() or row.why_not(problem):
+        assert row.unavailable() or name.startswith("winograd"), "only Winograd is bound to its filter"
+        return
+    plan, verdict = Verifier(problem).verify(row, CpuContext)
+    assert plan is not None, verdict.reason
+    plan, verdict = Verifier(problem).verify(halved(row), CpuContext)
+    assert plan is None, "float16 operands passed for float32"
