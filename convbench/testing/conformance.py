@@ -126,7 +126,7 @@ def check(
         return Outcome("unavailable", missing)
     count = threads or os.cpu_count() or 1
     try:
-        estimate = implementation.workspace_estimate(problem)
+        estimate = implementation.estimate(problem, weights)
         plan, verdict = (verifier or Verifier(problem)).verify(implementation, lambda: CpuContext(count), weights)
     except Unsupported as refused:  # a vendor's library that says so only when asked
         return Outcome("unsupported", str(refused))
