@@ -27,7 +27,7 @@ WARM_S = 0.2  # least warm-up of one case
 POOL_PAUSE_S = 0.05  # what a sample costs where another thread pool ran last
 VERIFY_RUNS = 5  # runs that verification takes, for predictions
 MIN_BLOCKS_TO_COUNT = 3
-CASE_SHARE = 0.4  # of a problem's time: what one case may be predicted to need
+CASE_SHARE = 0.2  # of a problem's time: what one case may be predicted to need
 
 
 @dataclass
