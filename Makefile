@@ -17,7 +17,8 @@ $(VENV)/.run: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mkl]'
 	@touch $@
 
-# What the tests need beside that: the checkers, and torch as a cross-check (a CPU build, pinned).
+# What the tests need beside that: the checkers, and torch as a cross-check (pinned; give pip an index with
+# CPU builds of it, or it brings several GB of CUDA).
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mkl,torch,dev]'
 	@touch $@

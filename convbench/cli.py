@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -55,9 +56,6 @@ def main(argv: list[str] | None = None) -> int:
     except errors.ConvbenchError as error:
         typer.echo(f"convbench: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nothing more to say to it
-        return errors.EXIT_IO
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         typer.echo(f"convbench: {where}{error.strerror or error}", err=True)
@@ -75,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _shielded(argument: str) -> str:
     """A descriptor may begin with its own `--dir=...`: a space before it keeps it from being read as an option."""
-    return f" {argument}" if argument.startswith("--") and " " in argument else argument
+    return f" {argument}" if re.match(r"--(dir|dt|stag|dtag|semantics)=", argument) else argument
 
 
 def command(name: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
@@ -89,6 +87,9 @@ def command(name: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
                 sys.stdout.flush()
             except KeyboardInterrupt:
                 raise errors.Interrupted("interrupted; everything measured so far is kept") from None
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; nothing more to say to it
+                code = errors.EXIT_IO
             raise typer.Exit(code)
 
         return app.command(name)(ending)
@@ -135,22 +136,26 @@ def run(
     """Verify and time the cases of a suite (or of one descriptor), then write the report."""
     from convbench import probe, runner
 
+    overrides = _overrides(pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick)
     if resume is not None:
-        if suite is not None or output is not None:
-            raise errors.UsageError("--resume takes everything from the run directory: leave SUITE and --output away")
+        if suite is not None or output is not None or overrides or dry_run:
+            raise errors.UsageError(
+                "--resume takes everything from the run directory: leave SUITE and all other options but --force away"
+            )
         if not (resume / "plan.json").is_file():
             raise errors.UsageError(f"{resume} is no run directory (it holds no plan.json): nothing to resume there")
         plan = runner.RunPlan.from_file(resume / "plan.json")
         run_dir, listing = resume, probe.probe()
     else:
-        overrides = _overrides(pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick)
+        if force:
+            raise errors.UsageError("--force goes with --resume")
         loaded = _load(suite, overrides)
         listing = probe.probe()
         plan = runner.make_plan_for(loaded, listing)
         if dry_run:
             return _print_cases(plan)
         _need_something_available(plan, listing)
-        run_dir = runner.new_run_dir(loaded.name, output)
+        run_dir = runner.new_run_dir(plan, output)
     return _execute(plan, run_dir, listing, resume is not None, force)
 
 
@@ -178,6 +183,7 @@ def _execute(plan: RunPlan, run_dir: Path, listing: dict[str, Any], resume: bool
 
 def _report(run_dir: Path, summary: bool = False) -> None:
     """Builds the report where there is anything to report."""
+    from convbench import listing
     from convbench.report import build_report
 
     if not (run_dir / "records.jsonl").is_file() or (run_dir / "records.jsonl").stat().st_size == 0:
@@ -185,7 +191,7 @@ def _report(run_dir: Path, summary: bool = False) -> None:
         return
     paths = build_report(run_dir)
     if summary:
-        typer.echo((run_dir / "tables" / "summary.md").read_text())
+        typer.echo(listing.summary_text(json.loads(paths.summary.read_text())))
     typer.echo(f"report: {paths.html}")
 
 
@@ -245,7 +251,11 @@ def verify(
     counts: dict[str, int] = {}
     with ProgressBar() as bar, Session(listing, "", {}) as session:
         bar.started(len(plan.problems), len(plan.problems) * len(plan.algorithms))
+        threads_before = plan.problems[0].threads
         for problem in plan.problems:
+            if problem.threads != threads_before:
+                session.forget_worker(threads_before)
+            threads_before = problem.threads
             tell = lambda name, doing, p=problem: bar.now(p, name, doing)  # noqa: E731
             for result in ProblemRun(plan, problem, session, plan.policy.case_timeout_s, tell).verify_only():
                 status = result.status or "ok"

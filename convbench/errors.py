@@ -67,12 +67,6 @@ class NotComparable(ConvbenchError):
     exit_code = EXIT_NOTHING
 
 
-class WrongResult(ConvbenchError):
-    """A computed result that failed verification."""
-
-    exit_code = EXIT_WRONG
-
-
 class WorkerFailed(ConvbenchError):
     """A worker process that died, hung or broke the protocol."""
 

@@ -36,3 +36,18 @@ def cap_memory(limit_bytes: int) -> None:
     allowed = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def data_bytes() -> int:
+    """Private writable memory of this process, as RLIMIT_DATA counts it; 0 where the kernel does not say."""
+    try:
+        with open("/proc/self/status") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmData:")), 0)
+    except OSError:
+        return 0
+
+
+def pin(threads: int) -> None:
+    """Keeps this process on its first `threads` allowed cores, so that it does not wander between samples."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])

@@ -1,4 +1,4 @@
-"""Plain text for `list`, `explain` and `doctor`, from what a child process said (see describe.py)."""
+"""Plain text for `list`, `explain`, `doctor` (from what a child process said, see describe.py) and the end of a run."""
 
 from __future__ import annotations
 
@@ -86,8 +86,13 @@ def doctor_text(found: dict[str, Any]) -> str:
     lines.append(table(["library", "version"], [[k, str(v)] for k, v in found["versions"].items() if v]))
     lines += ["", f"environment {found['env_id']}"]
     for threads, peak in found["peaks"].items():
-        figures = ", ".join(f"{k} {v:.1f}" for k, v in peak.items())
-        lines.append(f"measured at {threads} thread(s): {figures}")
+        if not peak:
+            lines.append(f"peak at {threads} thread(s): could not be measured")
+            continue
+        lines.append(
+            f"measured at {threads} thread(s), GFLOP/s: multiply-adds {peak['gflops']:.0f} (float64 "
+            f"{peak['gflops_float64']:.0f}), sgemm {peak['gflops_sgemm']:.0f}"
+        )
     for noise in found["noise"]:
         lines.append(
             f"A/A noise at {noise['threads']} thread(s), {noise['samples']} pairs of the same {noise['what']}: "
@@ -96,3 +101,29 @@ def doctor_text(found: dict[str, Any]) -> str:
         )
     lines += [f"warning: {w}" for w in found["warnings"]] or ["no warnings"]
     return "\n".join(lines)
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """Geometric-mean speed-ups against the baseline: a line per algorithm and setting, a column per pass."""
+    keys = ("dtype", "layout", "weights", "threads", "batch", "mode", "semantics")
+    settings: dict[tuple[Any, ...], dict[str, dict[str, dict[str, Any]]]] = {}
+    for score in summary["algorithms"]:
+        rows = settings.setdefault(tuple(score[k] for k in keys), {})
+        rows.setdefault(score["algorithm"], {})[score["pass"]] = score
+    lines = [summary["verdict"]["headline"], *summary["verdict"]["caveats"]]
+    for setting, rows in settings.items():
+        passes = [p for p in ("fwd", "bwd_data", "bwd_weights") if any(p in row for row in rows.values())]
+        lines += ["", "speed-up against " + str(summary["baseline"]) + ", " + ", ".join(map(str, setting[:3]))]
+        lines[-1] += f", {setting[3]} thread(s), batch {setting[4]}, {setting[5]}"
+        lines.append("geometric mean [95 % interval] problems with a speed-up/all problems")
+        body = [[name, *(_score(row.get(p)) for p in passes)] for name, row in rows.items()]
+        lines.append(table(["algorithm", *passes], body))
+    return "\n".join(lines)
+
+
+def _score(score: dict[str, Any] | None) -> str:
+    if score is None or score["speedup_geomean"] is None:
+        return "-"
+    lo, hi = score["speedup_geomean_ci_lo"], score["speedup_geomean_ci_hi"]
+    interval = f" [{lo:.2f}, {hi:.2f}]" if lo is not None and hi is not None else ""
+    return f"{score['speedup_geomean']:.2f}{interval} {score['n_problems']}/{score['n_total']}"

@@ -17,7 +17,7 @@ class ProgressBar:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -55,4 +55,4 @@ class ProgressBar:
         """One problem further, with the most that the rest may take."""
         if self._task is not None:
             minutes, seconds = divmod(max(0, int(seconds_left)), 60)
-            self._progress.update(self._task, advance=1, left=f"at most {minutes}:{seconds:02d} left")
+            self._progress.update(self._task, advance=1, left=f"about {minutes}:{seconds:02d} left")

@@ -22,7 +22,6 @@ from convbench.problem import Case, Options
 
 SCHEMA = 1
 STATUSES = ("ok", "unsupported", "unavailable", "wrong", "failed", "timed_out", "not_reached")
-FLAGS = ("noisy", "throttled")
 
 
 @dataclass

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Protocol
 from convbench.errors import RegistrationError
 from convbench.problem import ITEM_BYTES, LAYOUTS, Pass, Problem, Semantics
 
-TIERS = ("numpy", "scipy", "pyfftw", "mkl", "numba", "simd", "cuda", "cupy")
 ALL_PASSES = (Pass.FORWARD, Pass.BACKWARD_DATA, Pass.BACKWARD_WEIGHTS)
 
 Run = Callable[..., None]

@@ -4,7 +4,8 @@ Started by the runner as `python -m convbench.worker`, with its thread counts se
 arrive as JSON lines on standard input, events leave as JSON lines on the descriptor CONVBENCH_REPLY_FD; what
 libraries print goes to standard error. Nothing here is timed before the verifier has accepted it.
 
-Commands  hello, verify, pilot, sample, drop          Events  ready, verified, refused, rate, at, sample, lost, sampled
+Commands  hello, verify, pilot, sample, drop, peaks, noise
+Events    ready, verified, refused, rate, at, sample, lost, done, sampled, peaks, noise
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import sys
 import time
 import traceback
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from convbench.protocol import PARENT_PID, REPLY_FD
 
 PILOT_MACS = 500_000
 PILOT_NS = 20_000_000
+LEAST_PART = 0.5  # of the time for sampling that stays when plans had to be prepared again
 
 
 def main() -> int:
@@ -96,14 +99,22 @@ class Worker:
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.catalog = catalog.load(skip=skip)
         self.device = CpuDevice()
+        self.memory_bytes = memory_bytes
+        lifeline.pin(threads)
         lifeline.cap_memory(memory_bytes)
-        self.emit({"ev": "ready", "pools": thread_pools(threads)})
+        self.emit({"ev": "ready", "pools": thread_pools()})
 
     def do_peaks(self) -> None:
-        """Measured compute peak at this thread count."""
+        """Measured compute peaks at this thread count, in GFLOP/s: raw multiply-adds, and NumPy's sgemm."""
+        from convbench.devices import fma_peak
         from convbench.environment import measure_peaks
 
-        self.emit({"ev": "peaks", "peaks": measure_peaks(self.threads)})
+        peaks = {
+            "gflops": fma_peak.measure(self.threads),
+            "gflops_float64": fma_peak.measure(self.threads, "float64"),
+            "gflops_sgemm": measure_peaks(self.threads)["gflops"],
+        }
+        self.emit({"ev": "peaks", "peaks": peaks})
 
     def do_noise(self, problem: str, implementation: str, blocks: int, seed: int) -> None:
         """The same verified plan as two subjects: samples whose ratio is noise and nothing else."""
@@ -126,36 +137,44 @@ class Worker:
 
     def do_drop(self) -> None:
         """Forgets plans, operands and oracle results."""
+        from convbench.verify.reference import CACHE
+
         self.prepared.clear()
         self.verifier, self.problem_key = None, None
+        CACHE.clear()
 
     def do_verify(
         self, problem: str, implementation: str, weights: str, seed: int, workspace_limit: int, memory_bytes: int
     ) -> None:
         """Prepares, verifies and keeps one case; a refusal is a status with its sentence."""
-        lifeline.cap_memory(memory_bytes)
+        lifeline.cap_memory(min(self.memory_bytes, lifeline.data_bytes() + memory_bytes))
         self.emit(self._verify(problem, implementation, weights, seed, workspace_limit))
 
-    def do_pilot(self, problem: str, implementation: str, weights: str, seed: int) -> None:
-        """The rate on the largest verified shape of this kind that takes under 20 ms."""
+    def do_pilot(self, problem: str, implementation: str, weights: str, seed: int, measure: bool) -> None:
+        """Operations of a case and, if asked, the rate on the largest verified shape of its kind under 20 ms."""
         from convbench.descriptor import parse_descriptor
         from convbench.verify import Verifier
 
         target = parse_descriptor(problem).problem
         chosen = self.catalog.implementations[implementation]
-        rate, small = 0.0, None
+        if chosen.unavailable() or chosen.why_not(target, weights):
+            self.emit({"ev": "rate", "flops_per_ns": 0.0, "target_flops": 0.0})
+            return
+        rate = 0.0
         budget = PILOT_MACS
-        for _ in range(2):
+        for _ in range(2 if measure else 0):
             small = shrink(target, budget)
             if chosen.why_not(small, weights) is not None:
                 break
             verifier = Verifier(small, seed=seed)
             plan, verdict = verifier.verify(chosen, self._context, weights)
-            if plan is None or verdict.first_run_ns > PILOT_NS:
+            if plan is None:
                 break
-            rate = small.direct_flops / max(verdict.first_run_ns, 1)
-            budget = int(rate * PILOT_NS * 0.6 / 2)
-        self.emit({"ev": "rate", "flops_per_ns": rate, "macs": small.shape.macs if small else 0})
+            rate = executed(chosen, small) / max(verdict.first_run_ns, 1)
+            if verdict.first_run_ns > PILOT_NS:
+                break
+            budget = int(small.shape.macs * 0.6 * PILOT_NS / max(verdict.first_run_ns, 1))
+        self.emit({"ev": "rate", "flops_per_ns": rate, "target_flops": executed(chosen, target)})
 
     def do_sample(
         self,
@@ -174,14 +193,17 @@ class Worker:
         from convbench.measure.sampler import BlockSampler, Settings, Subject
         from convbench.measure.stopping import StoppingRule
 
+        clock = CpuClock(self._flushing_device() if mode == "cold" else self.device)
+        deadline_ns = clock.now_ns() + int(seconds * 1e9)
         subjects = []
         for name in implementations:
             self.emit({"ev": "at", "implementation": name})
-            if name not in self.prepared and (
-                self._verify(problem, name, weights, seed)["ev"] != "verified" or name not in self.prepared
-            ):
-                self.emit({"ev": "lost", "implementation": name, "reason": "failed when verified a second time"})
-                continue
+            if name not in self.prepared:
+                event = self._verify(problem, name, weights, seed)
+                if event["ev"] != "verified":
+                    reason = f"when it was verified a second time: {event['reason']}"
+                    self.emit({"ev": "lost", "implementation": name, "status": event["status"], "reason": reason})
+                    continue
             ready = self.prepared[name]
             subjects.append(
                 Subject(
@@ -192,11 +214,10 @@ class Worker:
                     loops=loops.get(name, 0),
                 )
             )
-        clock = CpuClock(self._flushing_device() if mode == "cold" else self.device)
         settings = Settings(
             StoppingRule(**rule),
             baseline,
-            clock.now_ns() + int(seconds * 1e9),
+            max(deadline_ns, clock.now_ns() + int(LEAST_PART * seconds * 1e9)),  # preparing again took its part
             mode,
             0.04 if self.threads > 1 else 0.0,
             seed=seed + first_block,
@@ -209,12 +230,26 @@ class Worker:
             announce=lambda name: self.emit({"ev": "at", "implementation": name}),
             emit=self._emit_sample,
             failed=lambda name, error: self.emit(
-                {"ev": "lost", "implementation": name, "reason": f"while it was timed: {sentence_of(error)}"}
+                {
+                    "ev": "lost",
+                    "implementation": name,
+                    "status": "failed",
+                    "reason": f"while it was timed: {sentence_of(error)}",
+                }
             ),
         )
-        for subject in sampler.run():
-            self._finish(subject)
+        before = self._operand_sums()
+        sampled = sampler.run()
+        spoiled = self._operand_sums() != before
+        for subject in sampled:
+            self._finish(subject, spoiled)
         self.emit({"ev": "sampled"})
+
+    def _operand_sums(self) -> list[int]:
+        """Checksums of the operands that all subjects of a problem share while they are timed."""
+        if self.verifier is None:
+            return []
+        return [zlib.crc32(array) for array in self.verifier.operands()[:2]]
 
     def _emit_sample(self, name: str, block: int, position: int, ns: int, loops: int) -> None:
         self.emit(
@@ -228,21 +263,13 @@ class Worker:
             }
         )
 
-    def _finish(self, subject: Any) -> None:
+    def _finish(self, subject: Any, spoiled: bool) -> None:
         """After timing: the same plan must still be right, on inputs that it has not seen."""
         self.emit({"ev": "at", "implementation": subject.name})
         ready = self.prepared[subject.name]
         verdict = ready.verifier.recheck(ready.plan)
-        self.emit(
-            {
-                "ev": "done",
-                "implementation": subject.name,
-                "ok": verdict.ok,
-                "reason": verdict.reason,
-                "noisy": subject.noisy,
-                "half_width": subject.half_width if subject.half_width < 1e9 else None,
-            }
-        )
+        reason = "somebody in its group changed the operands while they were timed" if spoiled else verdict.reason
+        self.emit({"ev": "done", "implementation": subject.name, "ok": verdict.ok and not spoiled, "reason": reason})
 
     def _context(self) -> Any:
         return self.device.context(self.threads)
@@ -306,6 +333,10 @@ class Worker:
                 "reason": verdict.reason,
                 "error": asdict(verdict.error),
             }
+        wrong_pools = [p for p in thread_pools() if p["threads"] != self.threads]
+        if wrong_pools:
+            reason = f"{name}: thread pools do not have {self.threads} thread(s): {wrong_pools}"
+            return {"ev": "refused", "status": "failed", "reason": reason}
         self.prepared[name] = Prepared(plan, self.verifier, verdict.first_run_ns)
         return {
             "ev": "verified",
@@ -327,6 +358,11 @@ def _ignore(*_: Any) -> None:
 
 def _raise(_: str, error: Exception) -> None:
     raise error
+
+
+def executed(implementation: Any, problem: Any) -> float:
+    """Operations that an implementation executes: what its time grows with, also where the direct count does not."""
+    return float(sum(implementation.executed_flops(problem).values()))
 
 
 def too_big(name: str, estimate: int, limit: int) -> str:
@@ -370,20 +406,14 @@ def shrink(problem: Any, macs: int) -> Any:
     return replace(problem, shape=shape)
 
 
-def thread_pools(threads: int) -> list[dict[str, Any]]:
-    """The BLAS and OpenMP pools that are loaded, asserted to have the thread count that was asked for."""
-    import numpy as np
+def thread_pools() -> list[dict[str, Any]]:
+    """The BLAS and OpenMP pools that are loaded, with their thread counts."""
     from threadpoolctl import threadpool_info
 
-    np.ones((2, 2), np.float32) @ np.ones((2, 2), np.float32)
-    pools = [
+    return [
         {"library": p["internal_api"], "threads": p["num_threads"], "version": str(p.get("version"))}
         for p in threadpool_info()
     ]
-    wrong = [p for p in pools if p["threads"] != threads]
-    if wrong:
-        raise RuntimeError(f"thread pools do not have {threads} thread(s): {wrong}")
-    return pools
 
 
 if __name__ == "__main__":

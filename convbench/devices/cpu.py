@@ -73,9 +73,6 @@ class CpuDevice:
         """Monotonic nanoseconds."""
         return time.perf_counter_ns()
 
-    def synchronise(self) -> None:
-        """The CPU has nothing in flight when a call returns."""
-
     def flush_cache(self) -> None:
         """Writes through a buffer larger than the last-level cache."""
         if self._flush is not None:

@@ -15,10 +15,14 @@ from typing import Protocol
 
 from convbench.measure.stopping import StoppingRule
 
-MIN_SAMPLE_NS = 1_000_000  # 100x the resolution of any clock in use, and then some
+# A sample is a loop of calls at least this long: far above the clock's resolution, and, where there is time for the
+# wanted number of blocks, worth the pause before it (at 1 ms most of a block's time goes into pauses and warm calls).
+SHORTEST_SAMPLE_NS, SAMPLE_NS = 1_000_000, 20_000_000
+SAMPLING_SHARE = 0.6  # of the time left after warming up: what the wanted blocks may be planned to take
 WARM_WINDOW_NS = 50_000_000
 WARM_AGREEMENT = 0.01
-SHORT_CALL_NS = 100_000_000  # above this the wake-up of a thread pool is lost in the call
+WARM_SHARE = 0.2  # of the time: what warming up may take
+SHORT_CALL_NS = 100_000_000  # above this cold caches and the wake-up of a thread pool are lost in the call
 HARD_MIN_SAMPLES = 3  # below this there is no interval, so no result
 
 
@@ -139,33 +143,39 @@ class BlockSampler:
         return now() - start
 
     def _warm_up(self, subject: Subject) -> None:
-        """Windows until two successive ones agree within 1 %, at least warm_min_s, at most a fair share."""
-        fair_ns = max(0, self._time_left()) / (4 * max(1, len(self.subjects)))
+        """Windows until two successive ones agree within 1 % after warm_min_s, or a fair share of the time is gone."""
+        fair_ns = WARM_SHARE * max(0, self._time_left()) / max(1, len(self.subjects))
+        least_ns = min(self.settings.warm_min_s * 1e9, fair_ns)
         spent, previous = 0, 0.0
         while True:
-            calls = max(1, int(WARM_WINDOW_NS / max(subject.estimate_ns, 1.0))) if subject.estimate_ns else 1
-            window = self._time(subject, min(calls, 1000))
-            subject.estimate_ns = max(window / min(calls, 1000), 1.0)
+            calls = max(1, min(1000, int(WARM_WINDOW_NS / subject.estimate_ns))) if subject.estimate_ns else 1
+            window = self._time(subject, calls)
+            subject.estimate_ns = max(window / calls, 1.0)
             spent += window
             agree = previous > 0 and abs(subject.estimate_ns - previous) <= WARM_AGREEMENT * previous
             previous = subject.estimate_ns
-            if (agree and spent >= self.settings.warm_min_s * 1e9) or spent >= max(
-                fair_ns, self.settings.warm_min_s * 1e9
-            ):
+            if (agree and spent >= least_ns) or spent >= fair_ns:
                 break
         if self.settings.mode == "cold":
             subject.loops = 1
         elif not subject.loops:
-            subject.loops = max(1, -(-MIN_SAMPLE_NS // int(subject.estimate_ns)))
+            subject.loops = max(1, -(-self._sample_ns() // int(subject.estimate_ns)))
         self._last_pool = subject.pool
+
+    def _sample_ns(self) -> int:
+        """How long a sample of short calls should be, its warm call and its pause counted, to get all blocks in."""
+        planned = SAMPLING_SHARE * self._time_left() / (self.settings.rule.min_blocks * max(1, len(self.subjects)))
+        worth = int((planned - self.settings.pool_pause_s * 1e9) / 2)
+        return min(max(worth, SHORTEST_SAMPLE_NS), SAMPLE_NS)
 
     def _sample(self, subject: Subject, block: int, position: int) -> None:
         if self.settings.mode == "cold":
             self.clock.flush()
-        elif self.settings.pool_pause_s and self._last_pool != subject.pool:
-            self.clock.pause(self.settings.pool_pause_s)
+        else:
+            if self.settings.pool_pause_s and self._last_pool != subject.pool:
+                self.clock.pause(self.settings.pool_pause_s)
             if subject.estimate_ns < SHORT_CALL_NS:
-                subject.call()
+                subject.call()  # untimed, for all alike: what ran before left its own data in the caches
         self._last_pool = subject.pool
         ns = self._time(subject, subject.loops)
         subject.ns.append(ns)

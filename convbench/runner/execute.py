@@ -77,15 +77,15 @@ def execute(
         todo = [p for p in plan.problems if not all(c.id in have for c in plan.cases(p))]
         outcome = Outcome(run_dir, Counter(r.status for r in kept), len(kept))
         observer.started(len(todo), len(todo) * len(plan.algorithms))
-        with Session(listing, env_id, facts["versions"]) as session:
+        with Session(listing, env_id, facts["versions"], scratch=run_dir) as session:
             written = _environment(plan, facts, env_id, run_dir, session, resume)
             writer = RecordWriter(run_dir / "records.jsonl")
             try:
                 _run_all(plan, todo, session, writer, observer, outcome)
             finally:
                 writer.close()
-                written["finished_utc"] = _utc_now()
-                _write(run_dir / "environment.json", json.dumps(written, indent=1))
+            written["finished_utc"] = _utc_now()
+            _write(run_dir / "environment.json", json.dumps(written, indent=1))
         return outcome
 
 

@@ -6,12 +6,12 @@ another worker.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from convbench import protocol
 from convbench.environment import thread_env
 from convbench.errors import WorkerFailed
+from convbench.probe import child_command
 
 START_TIMEOUT_S = 120.0
 
@@ -40,16 +41,15 @@ class WorkerHandle:
         read_fd, write_fd = os.pipe()
         env = dict(os.environ) | thread_env(threads)
         env[protocol.REPLY_FD], env[protocol.PARENT_PID] = str(write_fd), str(os.getpid())
-        package_root = str(Path(__file__).resolve().parents[2])
-        env["PYTHONPATH"] = os.pathsep.join(p for p in (package_root, os.environ.get("PYTHONPATH")) if p)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "convbench.worker"],
+            child_command("convbench.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
             env=env,
             pass_fds=(write_fd,),
+            start_new_session=True,  # Ctrl-C is the parent's; what a plug-in forks ends with the group
         )
         os.close(write_fd)
         self._read_fd = read_fd
@@ -68,11 +68,6 @@ class WorkerHandle:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def pid(self) -> int:
-        """Process id of the worker."""
-        return self._process.pid
 
     def send(self, op: str, **arguments: Any) -> None:
         """One command. Raises WorkerGone when nobody listens."""
@@ -104,8 +99,8 @@ class WorkerHandle:
 
     def close(self) -> None:
         """Kills the worker if it lives, and lets go of everything."""
-        if self._process.poll() is None:
-            self._process.kill()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self._read_fd >= 0:
             self._selector.close()
@@ -131,7 +126,7 @@ class WorkerHandle:
         tail = f" (last words: {lines[-1][:200]})" if lines else ""
         self.close()
         if code < 0:
-            name = signal.Signals(-code).name
+            name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
             hint = ", which is what running out of memory looks like" if name == "SIGKILL" else ""
             return f"crashed: {name}{hint}{tail}"
         return f"the worker exited with code {code}{tail}"

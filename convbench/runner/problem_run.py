@@ -18,13 +18,13 @@ from convbench.records import Errors, Record, Samples
 from convbench.runner.handle import WorkerGone
 from convbench.runner.plan import RunPlan, repro_line
 from convbench.runner.session import Session
+from convbench.stats import median_ci
 from convbench.suite import ProblemCase
 
-PROCESS_BYTES = 2 * 2**30  # what a worker with all libraries loaded may take beside arrays
+PROCESS_BYTES = 2 * 2**30  # what libraries may take for a case beside its arrays
 PILOT_FLOPS = 2e8  # smaller problems are tried outright
-LEAST_S = 0.5  # of sampling: what even a problem that is late gets
-WARM_S = 0.2  # least warm-up of one case
-POOL_PAUSE_S = 0.05  # what a sample costs where another thread pool ran last
+LEAST_S = 0.1  # of sampling: what even a problem that is late gets
+POOL_PAUSE_S = 0.04  # what a sample costs where another thread pool ran last
 VERIFY_RUNS = 5  # runs that verification takes, for predictions
 MIN_BLOCKS_TO_COUNT = 3
 CASE_SHARE = 0.2  # of a problem's time: what one case may be predicted to need
@@ -41,7 +41,6 @@ class Progress:
     samples: Samples = field(default_factory=Samples)
     loops: int = 1
     done: bool = False
-    noisy: bool = False
     predicted_ns: float | None = None
     started_utc: str = ""
 
@@ -100,8 +99,12 @@ class ProblemRun:
 
     def verify_only(self) -> list[Progress]:
         """Quarantine without predictions and without timing: who is right, who is wrong, who is not here."""
+        refusal = self._too_big()
         for progress in self.progress.values():
             self._tell(progress.case.implementation, "verifying")
+            if refusal:
+                progress.end("not_reached", refusal)
+                continue
             known = self.session.refusal(progress.case.implementation)
             if known is not None:
                 progress.end(*known)
@@ -141,9 +144,9 @@ class ProblemRun:
 
     def _verify(self, progress: Progress) -> None:
         name, limit = progress.case.implementation, self.plan.policy.workspace_limit_bytes
-        cap = PROCESS_BYTES + 8 * self.problem.problem.operand_bytes + self._retained_bytes + 2 * limit
+        more_bytes = PROCESS_BYTES + 8 * self.problem.problem.operand_bytes + 2 * limit
         try:
-            event = self._ask(name, "verify", workspace_limit=limit, memory_bytes=min(cap, self.session.memory_bytes))
+            event = self._ask(name, "verify", workspace_limit=limit, memory_bytes=more_bytes)
         except WorkerGone as gone:
             self._blame(progress, gone)
             return
@@ -152,7 +155,8 @@ class ProblemRun:
             progress.facts = {k: v for k, v in event.items() if k == "error"}
             return
         progress.facts = event
-        self.session.learn_rate(self._rate_key(name), self.problem.problem.direct_flops / event["first_run_ns"])
+        executed_flops = sum(event["executed_flops"].values())
+        self.session.learn_rate(self._rate_key(name), executed_flops / event["first_run_ns"])
         self._retained_bytes += event["workspace_bytes"]
         if self._retained_bytes > self.session.memory_bytes / 2:
             self.session.drop(self.problem.threads)  # they are prepared and verified again, group by group
@@ -187,27 +191,28 @@ class ProblemRun:
 
     def _predicted_too_slow(self, progress: Progress) -> bool:
         """True, with the record's sentence written, where the case cannot fit into its share of the time."""
-        flops, name = self.problem.problem.direct_flops, progress.case.implementation
-        if flops < PILOT_FLOPS:
+        name = progress.case.implementation
+        if self.problem.problem.direct_flops < PILOT_FLOPS:
             return False
         key = self._rate_key(name)
+        event = self._ask(name, "pilot", measure=self.session.rate(key) is None)
+        if event["ev"] != "rate":
+            return False  # verification will meet the same trouble and say so
+        if event["flops_per_ns"]:
+            self.session.learn_rate(key, event["flops_per_ns"])
         rate = self.session.rate(key)
         if rate is None:
-            event = self._ask(name, "pilot")
-            rate = event.get("flops_per_ns") or None
-            if rate is None:
-                return False
-            self.session.learn_rate(key, rate)
-        progress.predicted_ns = flops / rate
+            return False
+        progress.predicted_ns = event["target_flops"] / rate
         need_s = progress.predicted_ns * (VERIFY_RUNS + MIN_BLOCKS_TO_COUNT) / 1e9
         allowed_s = CASE_SHARE * self.share_s
         if need_s <= allowed_s:
             return False
         progress.end(
             "not_reached",
-            f"{name}: predicted {progress.predicted_ns / 1e9:.2f} s a call, from {rate:.2f} GFLOP/s measured on a "
-            f"verified smaller problem of this kind; verifying and timing it needs {need_s:.0f} s, its share of the "
-            f"time budget is {allowed_s:.0f} s",
+            f"{name}: predicted {progress.predicted_ns / 1e9:.2f} s a call, from {rate:.2f} executed GFLOP/s, the best "
+            f"verified so far in this run for this pass, layout and type; verifying and timing it needs {need_s:.0f} "
+            f"s, its share of the time budget is {allowed_s:.0f} s",
         )
         return True
 
@@ -258,7 +263,7 @@ class ProblemRun:
         """Seconds for the fewest blocks that count, whatever the share: what is verified should get a time."""
         calls_s = sum(self.progress[n].facts["first_run_ns"] for n in members) / 1e9
         pauses_s = POOL_PAUSE_S * len(members) if self.problem.threads > 1 else 0.0
-        return LEAST_S + (MIN_BLOCKS_TO_COUNT + 1) * (2 * calls_s + pauses_s) + WARM_S * len(members)
+        return LEAST_S + MIN_BLOCKS_TO_COUNT * (2 * calls_s + pauses_s)
 
     def _sample_once(self, members: list[str], first_block: int, seconds: float) -> bool:
         """One worker's round. True when the worker died and the rest should go on in another."""
@@ -301,6 +306,7 @@ class ProblemRun:
             status = "timed_out" if gone.hung else "failed"
             self.progress[blamed].end(status, f"{blamed}: while it was timed: {gone}")
             if gone.hung:
+                self.session.note_hang(blamed)
                 self._forgive(self._timeout_s())
             return True
 
@@ -312,9 +318,9 @@ class ProblemRun:
             progress.samples.position.append(event["position"])
             progress.loops = event["loops"]
         elif event["ev"] == "lost":
-            progress.end("failed", f"{progress.case.implementation}: {event['reason']}")
+            progress.end(event["status"], f"{progress.case.implementation}: {event['reason']}")
         elif event["ev"] == "done":
-            progress.done, progress.noisy = True, event["noisy"]
+            progress.done = True
             if not event["ok"]:
                 progress.end("wrong", f"after timing: {event['reason']}")
             elif len(progress.samples.ns) < MIN_BLOCKS_TO_COUNT:
@@ -326,6 +332,12 @@ class ProblemRun:
 
     # ---- records
 
+    def _is_noisy(self, progress: Progress) -> bool:
+        """True where the interval is wider than was wanted, or the blocks are fewer."""
+        policy, samples = self.plan.policy, progress.samples
+        width = median_ci([float(ns) for ns in samples.ns], samples.block).relative_half_width
+        return width > policy.ci_target or len(samples.ns) < policy.min_blocks
+
     def _record(self, progress: Progress) -> Record:
         facts, name = progress.facts, progress.case.implementation
         described = self.session.described.get(name, {})
@@ -334,7 +346,7 @@ class ProblemRun:
             case=progress.case,
             status=progress.status or "ok",
             reason=progress.reason,
-            flags=["noisy"] if ok and progress.noisy else [],
+            flags=["noisy"] if ok and self._is_noisy(progress) else [],
             samples=progress.samples if ok else Samples(),
             loops=progress.loops,
             setup_ns=facts.get("setup_ns"),

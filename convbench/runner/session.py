@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from convbench.environment import memory_bytes
 from convbench.runner.handle import WorkerGone, WorkerHandle
 
 MEMORY_SHARE = 0.8  # of the machine's memory: what a worker may take
 HANGS_ALLOWED = 2
+ORACLE_PREFIX = ".oracle-"
+UNKNOWN_MEMORY_BYTES = 4 * 2**30  # where the system does not say
 
 
 class Session:
     """Workers and what was learnt from them. A context manager: leaving it ends every worker."""
 
-    def __init__(self, listing: dict[str, Any], env_id: str, versions: dict[str, str]) -> None:
+    def __init__(
+        self, listing: dict[str, Any], env_id: str, versions: dict[str, str], scratch: Path | None = None
+    ) -> None:
         self.env_id, self.versions = env_id, versions
         self.described: dict[str, dict[str, Any]] = {d["name"]: d for d in listing["implementations"]}
         self.broken: dict[str, str] = {b["name"]: b["reason"] for b in listing["broken"]}
         self._skip: dict[str, str] = listing["skip"]
-        self.memory_bytes = int(MEMORY_SHARE * psutil.virtual_memory().total)
-        self._cache = tempfile.TemporaryDirectory(prefix="convbench-oracle-")
+        self.memory_bytes = int(MEMORY_SHARE * (memory_bytes() or UNKNOWN_MEMORY_BYTES))
+        for left_over in scratch.glob(f"{ORACLE_PREFIX}*") if scratch else ():
+            shutil.rmtree(left_over, ignore_errors=True)  # of a run that was killed
+        self._cache = tempfile.TemporaryDirectory(prefix=ORACLE_PREFIX, dir=scratch)
         self._workers: dict[int, WorkerHandle] = {}
         self._rates: dict[tuple[Any, ...], float] = {}
         self._hangs: dict[str, int] = {}
@@ -85,10 +91,14 @@ class Session:
         self._rates[key] = max(flops_per_ns, self._rates.get(key, 0.0))
 
     def peaks(self, threads: int) -> dict[str, float]:
-        """Measured compute peak at this thread count."""
+        """Measured compute peaks at this thread count; empty where they could not be measured."""
         worker = self.worker(threads)
-        worker.send("peaks")
-        return dict(worker.next_event(120.0)["peaks"])
+        try:
+            worker.send("peaks")
+            return dict(worker.next_event(120.0).get("peaks") or {})
+        except WorkerGone:
+            self.forget_worker(threads)
+            return {}
 
     def versions_for(self, name: str) -> dict[str, str]:
         """Versions of the libraries that matter, and of the plug-in that brought the algorithm."""

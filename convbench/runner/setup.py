@@ -40,8 +40,8 @@ def make_plan_for(suite: Suite, listing: dict[str, Any]) -> RunPlan:
     )
 
 
-def new_run_dir(suite_name: str, output: Path | None, root: Path = Path("reports")) -> Path:
-    """Makes the run directory: `output` itself, or reports/<suite>/<UTC stamp>_<sha7>[_dirty].
+def new_run_dir(plan: RunPlan, output: Path | None, root: Path = Path("reports")) -> Path:
+    """Makes the run directory, `output` itself or reports/<suite>/<UTC stamp>_<sha7>[_dirty], with the plan in it.
 
     Raises OutputError where it cannot be written, UsageError where it holds a run already.
     """
@@ -49,15 +49,13 @@ def new_run_dir(suite_name: str, output: Path | None, root: Path = Path("reports
         build = build_id()
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
         sha = build["sha"][:7] if build["sha"] != "unknown" else f"v{build['version']}"
-        output = root / suite_name / f"{stamp}_{sha}{'_dirty' if build['dirty'] is True else ''}"
+        output = root / plan.suite["name"] / f"{stamp}_{sha}{'_dirty' if build['dirty'] is True else ''}"
         output = _unused(output)
-    if (output / "plan.json").exists():
+    if (output / "plan.json").exists() or (output / "records.jsonl").exists():
         raise UsageError(f"{output} holds a run already: go on with --resume {output}, or choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        probe = output / ".writable"
-        probe.write_text("")
-        probe.unlink()
+        (output / "plan.json").write_text(plan.to_json())
     except OSError as error:
         raise OutputError(f"cannot write to {output}: {error.strerror}; choose another folder with --output") from error
     return output

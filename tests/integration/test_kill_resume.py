@@ -95,3 +95,25 @@ def test_a_killed_run_goes_on(moment, plan, tmp_path):
     assert len(before) <= len(got)
     assert (run_dir / "report.html").is_file()
     assert marked_processes(str(run_dir)) == []
+
+
+def test_ctrl_c_keeps_what_was_measured(plan, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "plan.json").write_text(plan.to_json())
+    command = [sys.executable, "-m", "convbench", "run", "--resume", str(run_dir)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    records_path = run_dir / "records.jsonl"
+    deadline = time.monotonic() + 100
+    while not (records_path.exists() and records_path.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGINT)
+    said = first.communicate(timeout=100)[1]
+    assert first.returncode == 130, said
+    assert f"convbench run --resume {run_dir}" in said
+    assert (run_dir / "report.html").is_file()
+    kept = [r.case.id for r in read_records(records_path)]
+    assert 0 < len(kept) < len(plan.problems) * len(plan.algorithms)
+    assert subprocess.run(command, capture_output=True, timeout=200).returncode == 0
+    got = [r.case.id for r in read_records(records_path)]
+    assert got[: len(kept)] == kept and len(set(got)) == len(got) == len(plan.problems) * len(plan.algorithms)

@@ -33,7 +33,7 @@ def work(clock: FakeClock, name: str, ns: int, jitter: int = 0):
         nonlocal calls
         calls += 1
         clock.log.append(name)
-        clock.ns += ns + (jitter if calls % 2 else -jitter)
+        clock.ns += ns + jitter * ((calls * calls) % 7 - 3) // 3
 
     return call
 
@@ -58,7 +58,8 @@ def sample(clock: FakeClock, subjects: list[Subject], **settings):
 
 
 def three(clock: FakeClock) -> list[Subject]:
-    return [Subject(n, work(clock, n, ns), pool=n) for n, ns in (("a", 2_000_000), ("b", 5_000_000), ("c", 9_000_000))]
+    times = (("a", 22_000_000), ("b", 25_000_000), ("c", 29_000_000))
+    return [Subject(n, work(clock, n, ns), pool=n) for n, ns in times]
 
 
 def test_every_block_runs_every_subject_once_in_changing_order():
@@ -81,7 +82,7 @@ def test_a_steady_subject_stops_at_min_blocks():
 
 def test_an_unsteady_subject_goes_on_alone_with_the_baseline_and_ends_noisy():
     clock = FakeClock()
-    subjects = [*three(clock)[:2], Subject("wild", work(clock, "wild", 5_000_000, 4_000_000))]
+    subjects = [*three(clock)[:2], Subject("wild", work(clock, "wild", 50_000_000, 40_000_000))]
     done, _, _ = sample(clock, subjects)
     assert len(done["b"].ns) == 8
     assert len(done["wild"].ns) == 64 and done["wild"].noisy
@@ -90,17 +91,24 @@ def test_an_unsteady_subject_goes_on_alone_with_the_baseline_and_ends_noisy():
 
 def test_min_time_keeps_a_steady_subject_going():
     clock = FakeClock()
-    rule = StoppingRule(min_blocks=8, min_time_s=0.05, ci_target=0.03, max_blocks=64)
-    done, _, _ = sample(clock, [Subject("a", work(clock, "a", 2_000_000))], rule=rule)
-    assert len(done["a"].ns) == 32  # 25 samples are 0.05 s; the next look is at 32
+    rule = StoppingRule(min_blocks=8, min_time_s=0.5, ci_target=0.03, max_blocks=64)
+    done, _, _ = sample(clock, [Subject("a", work(clock, "a", 22_000_000))], rule=rule)
+    assert len(done["a"].ns) == 32  # 23 samples are 0.5 s; the next look is at 32
 
 
-def test_short_calls_are_looped_to_a_millisecond():
+def test_short_calls_are_looped_to_twenty_milliseconds():
     clock = FakeClock()
     done, emitted, _ = sample(clock, [Subject("tiny", work(clock, "tiny", 10_000))])
-    assert done["tiny"].loops == 100
-    assert all(ns == 1_000_000 and loops == 100 for _, _, _, ns, loops in emitted)
+    assert done["tiny"].loops == 2000
+    assert all(ns == 20_000_000 and loops == 2000 for _, _, _, ns, loops in emitted)
     assert done["tiny"].per_call == [10_000.0] * len(emitted)
+
+
+def test_samples_are_shorter_where_time_is_short():
+    clock = FakeClock()
+    done, _, _ = sample(clock, [Subject("tiny", work(clock, "tiny", 10_000))], deadline_ns=100_000_000)
+    assert 100 <= done["tiny"].loops < 2000
+    assert len(done["tiny"].ns) >= 8
 
 
 def test_cold_mode_flushes_before_every_sample_and_never_loops():
@@ -114,7 +122,17 @@ def test_a_pause_and_a_warm_call_come_where_another_pool_ran_last():
     clock = FakeClock()
     sample(clock, three(clock), pool_pause_s=0.04)
     at = clock.log.index("pause")
-    assert clock.log[at + 1] == clock.log[at + 2] != "pause"  # the warm call, then the sample
+    assert clock.log[at + 1] == clock.log[at + 2] != "pause"  # the warm call, then the sample of one call
+
+
+def test_short_calls_are_warmed_before_every_sample_and_long_ones_never():
+    clock = FakeClock()
+    subjects = [Subject("short", work(clock, "short", 30_000_000)), Subject("long", work(clock, "long", 300_000_000))]
+    done, _, _ = sample(clock, subjects)
+    warmed = 2 + 1  # the warm-up's windows: one call, then as many as fit into 50 ms
+    assert clock.log.count("short") - 2 * len(done["short"].ns) <= warmed
+    assert clock.log.count("short") >= 2 * len(done["short"].ns)
+    assert clock.log.count("long") <= len(done["long"].ns) + warmed
 
 
 def test_the_same_pool_needs_no_pause():
@@ -126,9 +144,9 @@ def test_the_same_pool_needs_no_pause():
 
 def test_the_deadline_ends_everything_and_what_is_wide_is_noisy():
     clock = FakeClock()
-    done, _, _ = sample(clock, three(clock), deadline_ns=100_000_000)
+    done, _, _ = sample(clock, three(clock), deadline_ns=400_000_000)
     assert all(len(s.ns) < 8 and s.noisy for s in done.values())
-    assert clock.ns < 150_000_000
+    assert clock.ns < 500_000_000
 
 
 def test_a_subject_that_raises_is_lost_alone():
@@ -138,8 +156,8 @@ def test_a_subject_that_raises_is_lost_alone():
     def breaks() -> None:
         nonlocal calls
         calls += 1
-        clock.ns += 3_000_000
-        if calls > 20:
+        clock.ns += 30_000_000
+        if calls > 6:
             raise ValueError("no more")
 
     done, _, lost = sample(clock, [*three(clock), Subject("d", breaks)])
@@ -149,8 +167,8 @@ def test_a_subject_that_raises_is_lost_alone():
 
 def test_a_slow_subject_gives_way_after_min_blocks():
     clock = FakeClock()
-    slow = Subject("slow", work(clock, "slow", 400_000_000, 200_000_000))
-    done, _, _ = sample(clock, [*three(clock), slow], deadline_ns=6_000_000_000)
+    slow = Subject("slow", work(clock, "slow", 600_000_000, 300_000_000))
+    done, _, _ = sample(clock, [*three(clock), slow], deadline_ns=8_000_000_000)
     assert len(done["slow"].ns) == 8 and done["slow"].noisy
 
 

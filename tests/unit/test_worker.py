@@ -1,0 +1,42 @@
+"""What the worker does beside verifying and sampling: smaller problems of the same kind, sentences."""
+
+from __future__ import annotations
+
+import pytest
+
+from convbench.problem import ConvShape, Pass, Problem
+from convbench.worker import sentence_of, shrink, too_big
+
+SHAPES = {
+    "vgg": ConvShape.make(n=1, c=64, h=224, w=224, k=64, r=3, s=3, padding=1),
+    "batch": ConvShape.make(n=64, c=64, h=14, w=14, k=64, r=3, s=3, padding=1),
+    "strided": ConvShape.make(n=1, c=3, h=224, w=224, k=64, r=7, s=7, stride=2, padding=3),
+    "wide": ConvShape.make(n=1, c=2048, h=7, w=7, k=2048, r=1, s=1),
+    "depthwise": ConvShape.make(n=1, c=512, h=112, w=112, k=512, r=3, s=3, padding=1, groups=512),
+    "large filter": ConvShape.make(n=1, c=16, h=56, w=56, k=16, r=31, s=31, padding=15),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_smaller_problem_is_of_the_same_kind(name):
+    problem = Problem(SHAPES[name], Pass.BACKWARD_DATA, "float32", "nhwc")
+    small = shrink(problem, 500_000)
+    if name != "large filter":  # an image is not cut below twice its filter
+        assert small.shape.macs <= 500_000
+    assert small.shape.macs < problem.shape.macs
+    for same in ("r", "s", "stride", "dilation"):
+        assert getattr(small.shape, same) == getattr(problem.shape, same)
+    assert (small.pass_, small.layout, small.dtype) == (problem.pass_, problem.layout, problem.dtype)
+
+
+def test_a_small_problem_stays_as_it_is():
+    problem = Problem(ConvShape.make(n=1, c=4, h=8, w=8, k=4, r=3, s=3))
+    assert shrink(problem, 500_000) == problem
+
+
+def test_sentences_are_one_line():
+    assert sentence_of(ValueError("two\nlines")) == "ValueError: two lines"
+    assert sentence_of(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert too_big("x_y", 3 << 30, 1 << 30) == (
+        "x_y: would need 3,072 MiB of workspace; the suite's workspace_limit is 1,024 MiB"
+    )
