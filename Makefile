@@ -30,7 +30,7 @@ smoke: $(VENV)/.run
 	$(RUN) run smoke
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
