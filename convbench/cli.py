@@ -135,6 +135,8 @@ def run(
 ) -> int:
     """Verify and time the cases of a suite (or of one descriptor), then write the report."""
     from convbench import probe, runner
+    from convbench.environment import allowed_cores
+    from convbench.suite import expansion_notes
 
     overrides = _overrides(pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick)
     if resume is not None:
@@ -152,6 +154,8 @@ def run(
         loaded = _load(suite, overrides)
         listing = probe.probe()
         plan = runner.make_plan_for(loaded, listing)
+        for note in expansion_notes(loaded, cores=allowed_cores()):
+            typer.echo(f"note: {note}", err=True)
         if dry_run:
             return _print_cases(plan)
         _need_something_available(plan, listing)

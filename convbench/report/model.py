@@ -192,6 +192,12 @@ class Analysis:
         return {status: counts[status] for status in STATUSES}
 
     @property
+    def mixed(self) -> bool:
+        """Whether the rows come from more than one machine, set of libraries or sources."""
+        environments = {row.record.env_id for row in self.rows}
+        return bool(self.environment.get("mixed")) or len(environments) > 1
+
+    @property
     def above_peak(self) -> list[Row]:
         """Rows whose executed rate exceeds the measured peak: either number must be wrong."""
         return [row for row in self.rows if number(row.metrics["pct_peak_executed"]) > 100]

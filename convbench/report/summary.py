@@ -63,6 +63,7 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "env_id": analysis.environment.get("env_id"),
         "baseline": analysis.baseline,
         "baseline_note": analysis.baseline_note,
+        "mixed": analysis.mixed,
         "confidence": 0.95,
         "arithmetics": analysis.arithmetics,
         "counts": {

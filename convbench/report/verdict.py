@@ -29,6 +29,10 @@ def verdict(analysis: Analysis) -> Verdict:
     lines = [(_setting_title(analysis, setting), _sentence(analysis, setting)) for setting in settings[:MAX_LINES]]
     counts = analysis.statuses
     caveats = [analysis.baseline_note, _trouble(analysis)]
+    if analysis.mixed:
+        caveats.insert(
+            0, "This run is mixed: it was begun and resumed on different machines, libraries or sources (--force)."
+        )
     if len(settings) > MAX_LINES:
         caveats.insert(0, f"{len(settings) - MAX_LINES} further settings are in the tables.")
     caveats += [text for text in (_noise(analysis), _arithmetic(analysis), _above_peak(analysis)) if text]

@@ -396,3 +396,14 @@ def test_an_unknown_interval_is_no_win(tmp_path: Path) -> None:
     assert all(best.winner == "tie" for best in result.best)
     assert Interval(1, math.nan, math.nan).overlaps(Interval(2, 2, 2))
     build_report(make_run(tmp_path, records))
+
+
+def test_a_mixed_run_says_so() -> None:
+    records = make_records(layers=1, algorithms=4, trouble=False, hostile=False)
+    assert not analyse(environment(), records).mixed
+    marked = analyse(environment(mixed=True), records)
+    elsewhere = analyse(environment(), [replace(records[0], env_id="another"), *records[1:]])
+    for analysis in (marked, elsewhere):
+        assert analysis.mixed
+        assert "This run is mixed" in verdict(analysis).caveats[0]
+        assert summary(analysis)["mixed"] is True
