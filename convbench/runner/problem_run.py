@@ -25,6 +25,7 @@ PROCESS_BYTES = 2 * 2**30  # what libraries may take for a case beside its array
 PILOT_FLOPS = 2e8  # smaller problems are tried outright
 LEAST_S = 0.1  # of sampling: what even a problem that is late gets
 POOL_PAUSE_S = 0.04  # what a sample costs where another thread pool ran last
+RECHECK_RUNS = 3  # what the check after timing costs, in runs
 VERIFY_RUNS = 5  # runs that verification takes, for predictions
 MIN_BLOCKS_TO_COUNT = 3
 CASE_SHARE = 0.2  # of a problem's time: what one case may be predicted to need
@@ -85,6 +86,7 @@ class ProblemRun:
                 if progress.status in ("failed", "timed_out", "wrong"):
                     self._forgive(time.monotonic() - started)
         groups = self._groups()
+        self._end -= RECHECK_RUNS * sum(self._run_s(n) for g in groups for n in g)
         for index, group in enumerate(groups):
             if len(groups) > 1:
                 self.session.drop(self.problem.threads)  # the plans of all groups together would not fit
@@ -157,6 +159,13 @@ class ProblemRun:
         progress.facts = event
         executed_flops = sum(event["executed_flops"].values())
         self.session.learn_rate(self._rate_key(name), executed_flops / event["first_run_ns"])
+        need_s = event["first_run_ns"] * MIN_BLOCKS_TO_COUNT / 1e9
+        if need_s > CASE_SHARE * self.share_s and name not in self.plan.baseline:
+            progress.end(
+                "not_reached",
+                f"{name}: verified, but a call takes {event['first_run_ns'] / 1e9:.2f} s; timing it needs {need_s:.0f} "
+                f"s, its share of the time budget is {CASE_SHARE * self.share_s:.0f} s",
+            )
         self._retained_bytes += event["workspace_bytes"]
         if self._retained_bytes > self.session.memory_bytes / 2:
             self.session.drop(self.problem.threads)  # they are prepared and verified again, group by group
@@ -259,9 +268,13 @@ class ProblemRun:
         for name in members:
             self.progress[name].end("failed", f"{name}: no result came back from its samples")
 
+    def _run_s(self, name: str) -> float:
+        """Seconds of one run, as verification saw it."""
+        return float(self.progress[name].facts["first_run_ns"]) / 1e9
+
     def _least_s(self, members: list[str]) -> float:
         """Seconds for the fewest blocks that count, whatever the share: what is verified should get a time."""
-        calls_s = sum(self.progress[n].facts["first_run_ns"] for n in members) / 1e9
+        calls_s = sum(self._run_s(n) for n in members)
         pauses_s = POOL_PAUSE_S * len(members) if self.problem.threads > 1 else 0.0
         return LEAST_S + MIN_BLOCKS_TO_COUNT * (2 * calls_s + pauses_s)
 
