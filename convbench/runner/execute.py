@@ -132,7 +132,7 @@ def _environment(
         "peaks": peaks,
         "suite": {**plan.suite, "baseline": plan.baseline, "policy": vars(plan.policy)},
         "convbench": environment.build_id(),
-        "argv": sys.argv,
+        "argv": ["convbench", *sys.argv[1:]],
         "mixed": plan.mixed,
         "started_utc": earlier.get("started_utc", _utc_now()),
         "resumed_utc": [*earlier.get("resumed_utc", []), *([_utc_now()] if resume else [])],
