@@ -102,7 +102,13 @@ def test_ctrl_c_keeps_what_was_measured(plan, tmp_path):
     run_dir.mkdir()
     (run_dir / "plan.json").write_text(plan.to_json())
     command = [sys.executable, "-m", "convbench", "run", "--resume", str(run_dir)]
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     records_path = run_dir / "records.jsonl"
     deadline = time.monotonic() + 100
     while not (records_path.exists() and records_path.stat().st_size) and time.monotonic() < deadline:
