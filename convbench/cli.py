@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,11 +178,16 @@ def _execute(plan: RunPlan, run_dir: Path, listing: dict[str, Any], resume: bool
     _report(run_dir, summary=True)
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.counts.items()))
     typer.echo(f"{sum(outcome.counts.values())} cases: {counts}")
-    if outcome.counts["wrong"]:
+    return _exit_code(outcome.counts)
+
+
+def _exit_code(counts: Mapping[str, int]) -> int:
+    """What a run or a verification ends with, from its number of cases by status: the worst of them decides."""
+    if counts.get("wrong"):
         return errors.EXIT_WRONG
-    if outcome.counts["failed"] or outcome.counts["timed_out"]:
+    if counts.get("failed") or counts.get("timed_out"):
         return errors.EXIT_FAILED
-    return errors.EXIT_OK if outcome.counts["ok"] else errors.EXIT_NOTHING
+    return errors.EXIT_OK if counts.get("ok") else errors.EXIT_NOTHING
 
 
 def _report(run_dir: Path, summary: bool = False) -> None:
@@ -268,11 +273,7 @@ def verify(
                     typer.echo(f"{status}: {runner.repro_line(result.case)}\n  {result.reason}")
             bar.problem_done(problem, [], 0.0)
     typer.echo(", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
-    if counts.get("wrong"):
-        return errors.EXIT_WRONG
-    if counts.get("failed") or counts.get("timed_out"):
-        return errors.EXIT_FAILED
-    return errors.EXIT_OK if counts.get("ok") else errors.EXIT_NOTHING
+    return _exit_code(counts)
 
 
 @command("report")

@@ -20,7 +20,7 @@ NOISE_BLOCKS = 40
 def examine() -> dict[str, Any]:
     """Facts, warnings, peaks and A/A noise at one thread and at all cores. Takes some seconds."""
     facts = environment.collect()
-    env_id = environment.env_id(facts)
+    env_id = facts["env_id"]
     listing = probe.probe()
     counts = sorted({1, environment.allowed_cores()})
     peaks, noise = {}, []
@@ -29,7 +29,7 @@ def examine() -> dict[str, Any]:
             peaks[str(threads)] = session.peaks(threads)
             noise.append(_noise(session, threads))
             session.forget_worker(threads)
-    return {**facts, "env_id": env_id, "peaks": peaks, "noise": noise, "convbench": environment.build_id()}
+    return {**facts, "peaks": peaks, "noise": noise}
 
 
 def _noise(session: Session, threads: int) -> dict[str, Any]:

@@ -48,7 +48,6 @@ class Outcome:
 
     run_dir: Path
     counts: Counter[str] = field(default_factory=Counter)
-    resumed: int = 0
 
 
 def execute(
@@ -68,17 +67,17 @@ def execute(
     """
     with _locked(run_dir):
         facts = environment.collect()
-        env_id = environment.env_id(facts)
+        env_id = facts["env_id"]
         if resume:
             _check_same(plan, run_dir, listing, env_id, force)
         kept = _keep_whole_problems(plan, run_dir / "records.jsonl") if resume else []
         _write(run_dir / "plan.json", plan.to_json())
         have = {record.case.id for record in kept}
         todo = [p for p in plan.problems if not all(c.id in have for c in plan.cases(p))]
-        outcome = Outcome(run_dir, Counter(r.status for r in kept), len(kept))
+        outcome = Outcome(run_dir, Counter(r.status for r in kept))
         observer.started(len(todo), len(todo) * len(plan.algorithms))
         with Session(listing, env_id, facts["versions"], scratch=run_dir) as session:
-            written = _environment(plan, facts, env_id, run_dir, session, resume)
+            written = _environment(plan, facts, run_dir, session, resume)
             writer = RecordWriter(run_dir / "records.jsonl")
             try:
                 _run_all(plan, todo, session, writer, observer, outcome)
@@ -117,9 +116,7 @@ def _run_all(
         observer.problem_done(problem, records, budget.left())
 
 
-def _environment(
-    plan: RunPlan, facts: dict[str, Any], env_id: str, run_dir: Path, session: Session, resume: bool
-) -> dict[str, Any]:
+def _environment(plan: RunPlan, facts: dict[str, Any], run_dir: Path, session: Session, resume: bool) -> dict[str, Any]:
     """Writes environment.json before the first problem and gives back what was written."""
     peaks = {str(threads): session.peaks(threads) for threads in sorted({p.threads for p in plan.problems})}
     for threads in {p.threads for p in plan.problems[1:]} - {p.threads for p in plan.problems[:1]}:
@@ -127,11 +124,9 @@ def _environment(
     path = run_dir / "environment.json"
     earlier = json.loads(path.read_text()) if resume and path.is_file() else {}
     data = {
-        "env_id": env_id,
         **facts,
         "peaks": peaks,
         "suite": {**plan.suite, "baseline": plan.baseline, "policy": vars(plan.policy)},
-        "convbench": environment.build_id(),
         "argv": ["convbench", *sys.argv[1:]],
         "mixed": plan.mixed,
         "started_utc": earlier.get("started_utc", _utc_now()),

@@ -58,13 +58,11 @@ class WorkerHandle:
         self._selector.register(read_fd, selectors.EVENT_READ)
         self._buffer = b""
         self._lines: list[bytes] = []
-        self.pools: list[dict[str, Any]] = []
         try:
             self.send("hello", skip=skip, memory_bytes=memory_bytes, threads=threads, cache_dir=str(cache_dir))
             first = self.next_event(START_TIMEOUT_S)
             if first["ev"] != "ready":
                 raise WorkerFailed(f"a worker could not start: {first.get('reason')}")
-            self.pools = first["pools"]
         except BaseException:
             self.close()
             raise

@@ -70,7 +70,6 @@ PACKED_SHAPES = ("odd_channels", "asymmetric_padding", "filter_5x5", "filter_1xS
 DTYPES = ("float32", "float64")
 #: Measured workspace may exceed the estimate by this factor and this many bytes.
 WORKSPACE_FACTOR, WORKSPACE_SLACK_BYTES = 1.25, 1 << 20
-STATUSES = ("ok", "unsupported", "unavailable", "wrong")
 
 
 @dataclass(frozen=True)
