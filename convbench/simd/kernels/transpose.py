@@ -1,0 +1,79 @@
+"""Transposes of float32 matrices of any size, 16 x 16 (lanes x lanes) in registers: NCHW rows to NHWC and back."""
+
+from __future__ import annotations
+
+import llvmlite.ir as ir
+
+from convbench.simd.compiler import kernel
+from convbench.simd.emit import I32, Emitter, Value
+from convbench.simd.target import Target
+
+#: to[j, i] = from_[i, j] for i < rows, j < columns. Addresses, counts, and row strides in elements.
+ARGUMENTS = ("rows", "columns", "from_", "row_from", "to", "row_to")
+
+
+@kernel
+def transpose(target: Target) -> Emitter:
+    """to[j, i] = from_[i, j]. Reads and writes nothing outside the two matrices."""
+    e = Emitter(target, f"transpose_{target.name}", ARGUMENTS)
+    rows, columns, source, row_from, to, row_to = e.args
+    lanes = e.lanes
+    with e.loop(rows, step=lanes, name="i") as i:
+        rows_left = e.sub(rows, i.index)
+        with e.loop(columns, step=lanes, name="j") as j:
+            columns_left = e.sub(columns, j.index)
+            tile = e.at(e.pointer(source), e.mul(row_from, i.index), j.index)
+            out = e.at(e.pointer(to), e.mul(row_to, j.index), i.index)
+            whole = e.b.and_(e.less(lanes - 1, rows_left), e.less(lanes - 1, columns_left))
+            e.choose(
+                whole,
+                lambda tile=tile, out=out: _whole(e, tile, row_from, out, row_to),
+                lambda tile=tile, out=out, r=rows_left, c=columns_left: _part(e, tile, row_from, out, row_to, r, c),
+            )
+    return e
+
+
+def _whole(e: Emitter, tile: Value, row_from: Value, out: Value, row_to: Value) -> list[Value]:
+    vectors = [e.load(e.at(tile, e.mul(row_from, m))) for m in range(e.lanes)]
+    for m, vector in enumerate(in_registers(e, vectors)):
+        e.store(vector, e.at(out, e.mul(row_to, m)))
+    return []
+
+
+def _part(
+    e: Emitter, tile: Value, row_from: Value, out: Value, row_to: Value, rows: Value, columns: Value
+) -> list[Value]:
+    """Rows that do not exist are read as nothing (an empty mask at the tile's own address)."""
+    zero = e.i(0)
+    vectors = []
+    for m in range(e.lanes):
+        exists = e.less(m, rows)
+        mask = e.mask(e.b.select(exists, columns, zero))
+        vectors.append(e.load(e.at(tile, e.b.select(exists, e.mul(row_from, m), zero)), mask))
+    for m, vector in enumerate(in_registers(e, vectors)):
+        exists = e.less(m, columns)
+        mask = e.mask(e.b.select(exists, rows, zero))
+        e.store(vector, e.at(out, e.b.select(exists, e.mul(row_to, m), zero)), mask)
+    return []
+
+
+def in_registers(e: Emitter, vectors: list[Value]) -> list[Value]:
+    """The transpose of a lanes x lanes matrix held in registers: log2(lanes) rounds of two-input shuffles.
+
+    In round d, rows m and m + d (where bit d of m is 0) exchange the lanes whose bit d differs from the row's.
+    """
+    n, rows, d = e.lanes, list(vectors), 1
+    while d < n:
+        low = [lane if not lane & d else n + lane - d for lane in range(n)]
+        high = [lane + d if not lane & d else n + lane for lane in range(n)]
+        swapped = list(rows)
+        for m in range(n):
+            if not m & d:
+                swapped[m] = _shuffle(e, rows[m], rows[m + d], low)
+                swapped[m + d] = _shuffle(e, rows[m], rows[m + d], high)
+        rows, d = swapped, 2 * d
+    return rows
+
+
+def _shuffle(e: Emitter, x: Value, y: Value, lanes: list[int]) -> Value:
+    return e.b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
