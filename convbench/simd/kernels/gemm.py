@@ -3,8 +3,8 @@
 C[m, n] (+)= sum over segments s, sum over k:  A[a(s) + m row_a + k step_a] * B[b(s) + k row_b + n]
 
 for m < rows, n < columns; rows <= Shape.rows, columns <= Shape.columns. The accumulators, Shape.rows x Shape.vectors
-registers, stay there through the whole reduction. Georganas et al., "High-Performance Deep Learning via a Single Building
-Block", arXiv 1906.06440.
+registers, stay there through the whole reduction. Georganas et al., "High-Performance Deep Learning via a Single
+Building Block", arXiv 1906.06440.
 """
 
 from __future__ import annotations
