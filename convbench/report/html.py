@@ -17,6 +17,7 @@ from markupsafe import Markup
 from convbench.report.figures import Drawing
 from convbench.report.model import Analysis, Score, Setting
 from convbench.report.tables import COLUMNS, Table, matrix_algorithms, show_bytes, show_number
+from convbench.report.vendor import BEST, against_vendor
 from convbench.report.verdict import PASS_TITLES, verdict
 
 #: Columns of "Every row": header, key in the row's data, kind (how the page formats and sorts it).
@@ -62,6 +63,7 @@ def render_html(analysis: Analysis, tables: list[Table], drawings: list[Drawing]
         counts=_counts(analysis),
         baseline=analysis.baseline,
         summaries=[_summary_section(analysis, pass_) for pass_ in _passes(analysis)],
+        vendor=_vendor(analysis),
         totals=_totals(analysis),
         best=_best(analysis),
         matrices=[_matrix(analysis, t) for t in tables if t.name.startswith("speedup_")],
@@ -172,6 +174,20 @@ def _score_cells(analysis: Analysis, score: Score, varying: list[str], several: 
         "state": state,
         "score": score,
     }
+
+
+def _vendor(analysis: Analysis) -> list[dict[str, Any]]:
+    varying = _varying(analysis)
+    return [
+        {
+            "score": score,
+            "is_best": score.algorithm == BEST,
+            "setting": score.setting.text(skip=[f for f in Setting._fields[1:] if f not in varying]),
+            "state": "" if not score.geomean.known else "win" if score.geomean.lo > 1
+            else "loss" if score.geomean.hi < 1 else "",
+        }
+        for score in against_vendor(analysis)
+    ]  # fmt: skip
 
 
 def _totals(analysis: Analysis) -> list[dict[str, Any]]:

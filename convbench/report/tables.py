@@ -16,6 +16,7 @@ from typing import Any
 from convbench.problem import Pass
 from convbench.report.model import Analysis, Row, Setting
 from convbench.report.summary import best_dict, interval_dict, score_dict, total_dict
+from convbench.report.vendor import against_vendor, vendor_score_dict
 
 Cells = dict[str, Any]
 
@@ -90,6 +91,9 @@ COLUMNS = {
     "speedup_fastest_vendor_geomean": "the same against the fastest vendor row over layouts",
     "speedup_fastest_vendor_geomean_ci_lo": "lower end of its 95 % interval",
     "speedup_fastest_vendor_geomean_ci_hi": "upper end of its 95 % interval",
+    "network": "the part of the suite that the layers belong to: what stands before the colon of their labels",
+    "lowest_speedup": "the least speed-up against the fastest vendor row on any of these layers",
+    "lowest_layer": "the layer of that speed-up",
     "runner_up": "the second fastest",
     "margin_over_runner_up": "its time over the time of the fastest",
     "n_layers": "different layers of the setting",
@@ -151,8 +155,10 @@ class Table:
 def all_tables(analysis: Analysis) -> list[Table]:
     """Every table of the run, in the order of the report."""
     algorithms = [score_dict(score) for score in analysis.scores]
+    vendor = [vendor_score_dict(score) for score in against_vendor(analysis)]
     tables = [
         Table("summary", f"Speed-up against {analysis.baseline or 'nothing'}", _columns(algorithms), algorithms),
+        _table("vendor", "Speed-up against the fastest vendor row", vendor),
         _table("totals", "Time of the whole network", [total_dict(total) for total in analysis.totals]),
         _table("best", "The fastest algorithm of each problem", [best_dict(best) for best in analysis.best]),
         _table("problems", "Every row", [row_cells(row, analysis.baseline) for row in analysis.rows]),
