@@ -46,6 +46,7 @@ class Verifier:
 
     cache_dir: where oracle results are kept for other processes. checks: names out of ALL_CHECKS (all but tests
     leave it alone). full_macs: multiply-adds up to which every element is compared with the oracle directly.
+    operands: where a, b and out lie, something like `buffers.Operands` (fuzzing puts them against forbidden pages).
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Verifier:
         cache_dir: Path | None = None,
         checks: frozenset[str] = ALL_CHECKS,
         full_macs: int = FULL_MACS,
+        operands: Callable[[tuple[tuple[int, ...], ...], str], Any] = Operands,
     ) -> None:
         unknown = set(checks) - ALL_CHECKS
         if unknown:
@@ -65,7 +67,7 @@ class Verifier:
         self._seed = seed
         self._cache_dir = cache_dir
         self._full_macs = full_macs
-        self._operands = Operands((problem.a_shape, problem.b_shape, problem.out_shape), problem.dtype)
+        self._operands = operands((problem.a_shape, problem.b_shape, problem.out_shape), problem.dtype)
         self._timing: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._verdict = Verdict(True)
 
