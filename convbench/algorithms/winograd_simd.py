@@ -1,0 +1,119 @@
+"""Fused Winograd convolution on vector kernels: transforms and products of a block of tiles stay in the cache.
+
+Lavin and Gray, arXiv 1509.09308 (the algorithm); Park et al. and Georganas et al., arXiv 1808.05567 (blocking with a
+batch-reduce product). Blocks, loops and kernels: `_winograd_simd_plan.py`, `_winograd_simd.py`, `convbench/simd`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from convbench.algorithms._simd import SimdImplementation
+from convbench.problem import Pass, Problem
+from convbench.registry import Context, Run, register
+
+
+class WinogradSimd(SimdImplementation):
+    """Base of the rows: a subclass gives `tile` (m) and `taps` (r)."""
+
+    passes: ClassVar[tuple[Pass, ...]] = (Pass.FORWARD, Pass.BACKWARD_DATA)
+    tile: ClassVar[int]
+    taps: ClassVar[int] = 3
+    exact_on_integers = False
+    # The growth of these classes is set by the transforms, on short sums (see `_winograd.py`).
+    error_length = 1024
+
+    def limits(self, problem: Problem) -> str | None:
+        """Unit stride and dilation, and the filter whose transform this is."""
+        s = problem.shape
+        for what, (h, w) in (("stride", s.stride), ("dilation", s.dilation)):
+            if (h, w) != (1, 1):
+                return f"winograd: {what} must be 1, not {h if h == w else f'{h}x{w}'}"
+        if (s.r, s.s) != (self.taps, self.taps):
+            return f"{self.name}: filter must be {self.taps}x{self.taps}, not {s.r}x{s.s}"
+        return None
+
+    def error_footprint(self, problem: Problem) -> tuple[int, int]:
+        """An m x m tile."""
+        return (self.tile, self.tile)
+
+    def workspace_estimate(self, problem: Problem) -> int:
+        """Buffers with raw weights and two threads (buffers of a thread are small)."""
+        return self._bytes(problem, True)
+
+    def packed_estimate(self, problem: Problem) -> int:
+        """Buffers with packed weights, the kept filter among them."""
+        return self._bytes(problem, False)
+
+    def executed_flops(self, problem: Problem) -> dict[str, float]:
+        """Per phase; a fused multiply-add counts as two operations, lanes that hold nothing do not count."""
+        from convbench.algorithms._winograd_simd_plan import flops, geometry
+
+        return flops(geometry(problem, self.tile, self.taps))
+
+    def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
+        """Kernels, buffers and, with `weights`, the filter in panels; the phases run block by block."""
+        from convbench.algorithms._winograd_simd_build import build
+
+        return build(problem, context, weights, self.tile, self.taps)
+
+    def _bytes(self, problem: Problem, raw: bool) -> int:
+        from convbench.algorithms._winograd_simd_plan import choose, geometry
+        from convbench.simd.target import host
+
+        return choose(geometry(problem, self.tile, self.taps), host(), 1, raw).bytes(raw, 2)
+
+
+@register
+class WinogradF2Simd(WinogradSimd):
+    """F(2x2,3x3)."""
+
+    name = "winograd_f2_simd"
+    tile: ClassVar[int] = 2
+    exact_on_integers = True
+    integer_headroom: ClassVar[int] = 64  # a factor: n max|x| max|w| < 2^24 / 64
+    error_growth = 4.0
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4.1"
+
+
+@register
+class WinogradF4Simd(WinogradSimd):
+    """F(4x4,3x3) with points 0, +-1, 1/2, -2."""
+
+    name = "winograd_f4_simd"
+    tile: ClassVar[int] = 4
+    error_growth = 20.0
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4.3; points: arXiv 1803.10986"
+
+
+@register
+class WinogradF6Simd(WinogradSimd):
+    """F(6x6,3x3) with points 0, +-1, +-2, +-1/2."""
+
+    name = "winograd_f6_simd"
+    tile: ClassVar[int] = 6
+    error_growth = 72.0
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), supplement; points: arXiv 1803.10986"
+
+
+@register
+class WinogradF2Filter5Simd(WinogradSimd):
+    """F(2x2,5x5) with points 0, +-1, 1/2, -2."""
+
+    name = "winograd_f2_5x5_simd"
+    tile: ClassVar[int] = 2
+    taps: ClassVar[int] = 5
+    error_growth = 42.0
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4; points: arXiv 1803.10986"
+
+
+@register
+class WinogradF4Filter5Simd(WinogradSimd):
+    """F(4x4,5x5) with points 0, +-1, +-2, +-1/2."""
+
+    name = "winograd_f4_5x5_simd"
+    tile: ClassVar[int] = 4
+    taps: ClassVar[int] = 5
+    error_growth = 220.0
+    error_length = 256
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4; points: arXiv 1803.10986"
