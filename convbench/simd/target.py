@@ -1,12 +1,15 @@
 """The vector unit that kernels are generated for: its width, its registers, whether masks cost nothing.
 
 `host()` describes this machine; `named(...)` a narrower unit that the same machine can run, which is how the
-tests cover AVX2 on an AVX-512 host.
+tests cover AVX2 on an AVX-512 host. The environment variable CONVBENCH_SIMD=avx2 makes `host()` the narrower unit,
+for a whole process.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import platform
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
@@ -16,6 +19,8 @@ from convbench.errors import Unavailable
 #: What each unit needs, and what has to be switched off so that LLVM uses nothing wider.
 _NEEDS = {"avx512": ("avx512f", "avx512dq", "avx512vl", "avx512bw"), "avx2": ("avx2", "fma"), "neon": ("neon",)}
 _BITS = {"avx512": 512, "avx2": 256, "neon": 128, "generic": 128}
+#: Features that make LLVM take AVX (256 bits) although AVX itself is switched off, because they imply it.
+_IMPLY_AVX = ("avx", "fma", "f16c", "xop", "vaes", "vpclmulqdq", "sha512", "sm3", "sm4")
 _REGISTERS = {"avx512": 32, "avx2": 16, "neon": 32, "generic": 16}
 
 
@@ -46,7 +51,10 @@ class Target:
 
 @functools.cache
 def host() -> Target:
-    """The widest unit of this machine."""
+    """The widest unit of this machine, or the one that CONVBENCH_SIMD names. Raises Unavailable as `named` does."""
+    forced = os.environ.get("CONVBENCH_SIMD")
+    if forced:
+        return named(forced)
     return next(named(name) for name in _BITS if runs_here(name))
 
 
@@ -68,11 +76,14 @@ def named(name: str) -> Target:
         features = {f: on and not f.startswith(("avx512", "amx", "avx10")) for f, on in features.items()}
         features["evex512"] = False
     if name == "generic":
-        features = {f: on and f not in ("avx", "avx2", "fma", "fma4", "f16c") for f, on in features.items()}
+        features = {f: on and not f.startswith(_IMPLY_AVX) for f, on in features.items()}
     text = ",".join(f"{'+' if on else '-'}{feature}" for feature, on in sorted(features.items()))
     return Target(name, _BITS[name], _REGISTERS[name], llvm.get_host_cpu_name(), text)
 
 
 @functools.cache
 def _host_features() -> dict[str, bool]:
-    return {str(f): bool(on) for f, on in llvm.get_host_cpu_features().items()}
+    features = {str(f): bool(on) for f, on in llvm.get_host_cpu_features().items()}
+    if platform.machine() in ("aarch64", "arm64"):
+        features["neon"] = True  # part of every 64-bit ARM; not every system lists it
+    return features
