@@ -110,7 +110,7 @@ class Emitter:
         return self.splat(self.b.load(pointer, align=4))
 
     def mask(self, count: Value) -> Value:
-        """Lanes 0 .. count - 1 on; a count beyond the lanes turns all on, one below 1 none."""
+        """Lanes 0 .. count - 1 on; a count beyond the lanes turns all on, one below 1 none (at least -2^31)."""
         count = self.b.select(self.less(count, self.lanes), self._int(count), self.i(self.lanes))
         count = self.b.trunc(count, I32)
         lanes = ir.Constant(ir.VectorType(I32, self.lanes), list(range(self.lanes)))
