@@ -1,0 +1,222 @@
+"""Tables, buffers and kernels of one tiled FFT convolution in the simd tier: a Plan made ready to run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convbench.algorithms import _fft_simd as loops
+from convbench.algorithms._fft_simd_plan import PAD, Plan, Side
+from convbench.algorithms._simd import address_of
+from convbench.problem import Pass
+from convbench.registry import Context
+from convbench.simd.driver import Runner
+from convbench.simd.kernels import fft
+from convbench.simd.kernels.gemm import brgemm, shape_for
+from convbench.simd.kernels.transpose import transpose
+
+TASKS_PER_THREAD = 4  # so that shares come out even
+
+
+class Prepared:
+    """One plan with its workspace. The kernels' addresses stay valid because the kernels are kept for the process."""
+
+    def __init__(self, plan: Plan, context: Context, phases: int = -1) -> None:
+        self.plan, self.threads = plan, context.threads
+        self.table = np.zeros(loops.N_PARAMETERS, np.int64)
+        self._kept: list[Any] = []  # what the table holds addresses of
+        self._buffers(context)
+        self._scalars(phases)
+        self._filter_strides()
+        self.data = self._side(plan.data, fft.DATA_3 if plan.products == 3 else fft.DATA_4)
+        self.table[loops.DATA] = address_of(self.data)
+        self.data[[loops.S_PITCH, loops.S_PLANE]] = plan.data_pitch, plan.data_plane
+        if plan.is_weights_pass:
+            self.gradient = self._side(plan.gradient, fft.FILTER_3)
+            self.gradient[[loops.S_PITCH, loops.S_PLANE]] = plan.gradient_pitch, plan.gradient_plane
+            self.gradient[loops.S_SPECTRA] = self.data[loops.S_SPECTRA] + 4 * plan.data_planes * plan.data_plane
+            self.table[loops.GRADIENT] = address_of(self.gradient)
+        self._kernels()
+        self._runners()
+
+    # ---- what the table holds
+
+    def _keep(self, array: Any) -> int:
+        self._kept.append(array)
+        return address_of(array)
+
+    def _buffers(self, context: Context) -> None:
+        plan, t = self.plan, self.table
+        per_thread = (plan.thread_elements + 511) // 512 * 512 + PAD
+        t[loops.SCRATCH] = self._keep(context.empty(per_thread * self.threads, np.float32))
+        t[loops.PER_THREAD] = per_thread
+        t[loops.STRIP] = plan.scratch_elements
+        small = context.empty(2 * PAD, np.float32)
+        small[:] = 0.0
+        t[loops.ZEROS] = self._keep(small)
+        t[loops.DUMP] = t[loops.ZEROS] + 4 * PAD
+        spectra = plan.shared_elements
+        self._shared = self._keep(context.empty(spectra, np.float32)) if spectra else 0
+        if not plan.is_weights_pass:
+            t[loops.FILTER] = self._keep(context.empty(plan.filter_elements, np.float32))
+
+    def _scalars(self, phases: int) -> None:
+        plan, t, s = self.plan, self.table, self.plan.problem.shape
+        backward = plan.problem.pass_ is Pass.BACKWARD_DATA
+        out_channels = s.c if backward else s.k
+        values = {
+            loops.OUT_NCHW: plan.problem.layout == "nchw", loops.OUT_CHANNELS: out_channels,
+            loops.OUT_HEIGHT: plan.result_size[0], loops.OUT_WIDTH: plan.result_size[1],
+            loops.OUT_IN_PLACE: plan.in_place(plan.problem.layout, plan.c_out), loops.OUT_RUN: plan.result_run,
+            loops.FILTER_PLANE: plan.filter_plane, loops.PRODUCTS: plan.products,
+            loops.FREQUENCIES: plan.frequencies, loops.PANEL: plan.panel, loops.PARTS: plan.parts,
+            loops.PANELS_OF_GROUP: plan.panels_of_group, loops.C_IN: plan.c_in, loops.C_OUT: plan.c_out,
+            loops.DEPTHWISE: plan.depthwise, loops.TOGETHER: plan.parts_together, loops.BATCHES: plan.batches,
+            loops.BATCH_PITCH: plan.batch_pitch, loops.RESULT_PITCH: plan.result_pitch,
+            loops.RESULT_PLANE: plan.result_plane, loops.STEP_H: plan.step[0], loops.STEP_W: plan.step[1],
+            loops.GRID_H: plan.grid[0], loops.GRID_W: plan.grid[1], loops.TILES: plan.tiles,
+            loops.LANES: plan.target.lanes, loops.MOST_ROWS: shape_for(plan.target, plan.vectors).rows,
+            loops.TAPS_R: s.r, loops.TAPS_S: s.s, loops.FIRST_R: plan.taps[0].first,
+            loops.FIRST_S: plan.taps[1].first, loops.KEPT_R: plan.kept[0], loops.KEPT_S: plan.kept[1],
+            loops.TURNED: backward, loops.TAP_SLICES: -(-plan.c_in // plan.tap_channels),
+            loops.ROW_BLOCKS: plan.row_blocks if plan.is_weights_pass else 0, loops.PHASES: phases,
+        }  # fmt: skip
+        for index, value in values.items():
+            t[index] = int(value)
+        strips = plan.thread_elements - plan.scratch_elements
+        if plan.is_weights_pass:
+            t[loops.WEIGHTS_PLANE] = plan.weights_plane
+            kept = plan.result_planes * plan.weights_plane if plan.work_groups == 1 else 0
+        else:
+            kept = plan.data_planes * plan.data_plane + plan.result_planes * plan.result_plane
+            kept = 0 if plan.staged else kept
+        t[loops.BLOCK_SPECTRA] = plan.scratch_elements + strips - kept
+        if plan.is_weights_pass and plan.work_groups > 1:
+            t[loops.RESULTS] = self._shared + 4 * plan.data_planes * (plan.data_plane + plan.gradient_plane)
+        elif plan.staged and not plan.is_weights_pass:
+            t[loops.RESULTS] = self._shared + 4 * plan.data_planes * plan.data_plane
+
+    def _filter_strides(self) -> None:
+        """Strides of w in elements, by the roles that K and C play in the pass."""
+        plan, t, s = self.plan, self.table, self.plan.problem.shape
+        of_k = s.cg * s.r * s.s
+        of_c, of_tap = (s.r * s.s, 1) if plan.problem.layout == "nchw" else (1, s.cg)
+        if plan.depthwise:
+            of_out, of_in, of_group = of_k, 0, 0
+        elif plan.problem.pass_ is Pass.BACKWARD_DATA:
+            of_out, of_in, of_group = of_c, of_k, s.kg * of_k
+        else:
+            of_out, of_in, of_group = of_k, of_c, s.kg * of_k
+        t[[loops.W_OUT, loops.W_IN, loops.W_TAP, loops.W_GROUP]] = of_out, of_in, of_tap, of_group
+
+    def _side(self, side: Side, planes: str) -> np.ndarray:
+        """The table of an activation that is cut into tiles."""
+        plan, table = self.plan, np.zeros(loops.S_COUNT + 1, np.int64)
+        self._kept.append(table)
+        run, wide = plan.strip(side)
+        in_place = plan.in_place(plan.problem.layout, side.channels)
+        run = 1 if in_place else run
+        tiles = min(plan.block, plan.tiles)
+        chunks = -(-tiles // run)
+        vectors = -(-side.channels // plan.target.lanes)
+        slices = 1
+        if self.threads > 1 and chunks < TASKS_PER_THREAD * self.threads:
+            slices = min(vectors, -(-TASKS_PER_THREAD * self.threads // chunks))
+        kernel = fft.forward(plan.target, plan.tile, side.used, planes)
+        values = {
+            loops.S_NCHW: plan.problem.layout == "nchw", loops.S_CHANNELS: side.channels,
+            loops.S_HEIGHT: side.size[0], loops.S_WIDTH: side.size[1], loops.S_TOP: side.begin[0],
+            loops.S_LEFT: side.begin[1], loops.S_ROWS: side.used[0], loops.S_COLUMNS: side.used[1],
+            loops.S_IN_PLACE: in_place, loops.S_KERNEL: kernel.address, loops.S_RUN: run, loops.S_WIDE: wide,
+            loops.S_SLICES: slices, loops.S_CHUNK: run, loops.S_SPECTRA: self._shared,
+        }  # fmt: skip
+        for index, value in values.items():
+            table[index] = int(value)
+        return table
+
+    def _kernels(self) -> None:
+        plan, t = self.plan, self.table
+        target, shape = plan.target, shape_for(plan.target, plan.vectors)
+        t[loops.TRANSPOSE] = transpose(target).address
+        if plan.depthwise:
+            t[loops.MULTIPLY] = (fft.multiply_sum if plan.is_weights_pass else fft.multiply)(target).address
+        else:
+            t[loops.GEMM] = brgemm(target, shape, not plan.is_weights_pass).address
+        kept = plan.kept if plan.is_weights_pass else plan.step
+        t[loops.INVERSE] = fft.inverse(target, plan.tile, kept, plan.products).address
+        if not plan.is_weights_pass:
+            planes = fft.FILTER_3 if plan.products == 3 else fft.FILTER_4
+            t[loops.FILTER_KERNEL] = fft.forward(target, plan.tile, plan.kept, planes).address
+        a, b = plan.data_plane, plan.filter_plane
+        # none; a_r b_r - a_i b_i; a_i b_r + a_r b_i, out of the planes (-a_i, a_r, a_i) and (b_r, b_i)
+        segments = np.array([0, 0, 0, 0, a, 0, 0, b, 2 * a, 0, a, b], np.int64)
+        t[loops.SEGMENTS] = self._keep(segments)
+
+    def _runners(self) -> None:
+        plan, t = self.plan, self.table
+
+        def runner(work: Any) -> Runner:
+            return Runner(work, t, self.threads)
+
+        if plan.is_weights_pass:
+            self.load, self.products = runner(loops.load_task), runner(loops.weights_task)
+            return
+        self.filters = runner(loops.filter_task)
+        if not plan.staged:
+            blocks = plan.work_groups
+            if self.threads > 1 and blocks % self.threads:  # every thread as many
+                blocks = min(plan.tiles, -(-blocks // self.threads) * self.threads)
+            t[loops.BLOCKS] = blocks
+            self.blocks = runner(loops.block_task)
+            return
+        self.load, self.products = runner(loops.load_task), runner(loops.multiply_task)
+        self.store = runner(loops.store_task)
+        t[loops.CHUNKS] = min(plan.frequencies + 4, 8 * self.threads) if self.threads > 1 else 1
+
+    # ---- running
+
+    def transform_filters(self, w: Any) -> None:
+        """Spectra of all filters."""
+        self.table[loops.W] = address_of(w)
+        self.filters(int(self.plan.parts * self.table[loops.TAP_SLICES]))
+
+    def run_raw(self, a: Any, w: Any, out: Any) -> None:
+        """The filter's transform is on the clock."""
+        self.transform_filters(w)
+        self.run(a, out)
+
+    def run(self, a: Any, out: Any) -> None:
+        """The filter's spectra are there."""
+        plan, t = self.plan, self.table
+        self.data[loops.S_ADDRESS], t[loops.OUT] = address_of(a), address_of(out)
+        if not plan.staged:
+            self.blocks(int(t[loops.BLOCKS]))
+            return
+        for _ in self._groups():
+            self.load(int(self.data[loops.S_COUNT]))
+            self.products(int(t[loops.CHUNKS]))
+            tiles = int(t[loops.END] - t[loops.FIRST])
+            self.store(-(-tiles // plan.result_run) * plan.batches)
+
+    def run_weights(self, x: Any, dy: Any, dw: Any) -> None:
+        """Backward weights."""
+        plan, t = self.plan, self.table
+        self.data[loops.S_ADDRESS], self.gradient[loops.S_ADDRESS] = address_of(x), address_of(dy)
+        t[loops.W] = address_of(dw)
+        if plan.kept != (plan.problem.shape.r, plan.problem.shape.s):
+            dw.fill(0)  # taps that read padding alone
+        for i in self._groups():
+            t[loops.ACCUMULATE], t[loops.LAST] = int(i > 0), int(i == plan.work_groups - 1)
+            self.load(int(self.data[loops.S_COUNT] + self.gradient[loops.S_COUNT]))
+            self.products(plan.parts * plan.row_blocks)
+
+    def _groups(self) -> Any:
+        """Sets the table to one group of tiles after the other."""
+        plan, t = self.plan, self.table
+        for i in range(plan.work_groups):
+            first, end = (plan.tiles * k // plan.work_groups for k in (i, i + 1))
+            t[[loops.FIRST, loops.END]] = first, end
+            for side in (self.data, self.gradient) if plan.is_weights_pass else (self.data,):
+                side[loops.S_COUNT] = -(-(end - first) // int(side[loops.S_CHUNK])) * side[loops.S_SLICES]
+            yield i

@@ -1,0 +1,90 @@
+"""Overlap-save FFT tiles of 8, 16 or 32 points a side in vector code generated here. Vasilache et al. 2014
+(arXiv 1412.7580), section 6; Gauss' three products for a complex one.
+
+Which tile, which blocks: `_fft_simd_plan.py`. Loops: `_fft_simd.py`. Kernels: `convbench/simd/kernels/fft.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from convbench.algorithms._simd import SimdImplementation
+from convbench.problem import Pass, Problem
+from convbench.registry import Context, Run, register
+
+if TYPE_CHECKING:
+    from convbench.algorithms._fft_simd_plan import Plan
+    from convbench.simd.target import Target
+
+LARGEST = 32
+
+
+@register
+class FftTiledSimd(SimdImplementation):
+    """Overlap-save FFT tiles in generated vector code, products per frequency by brgemm.
+
+    error_growth: float32.
+    """
+
+    name = "fft_tiled_simd"
+    exact_on_integers = False
+    error_growth = 5.5
+    reference = "Vasilache et al. 2014 (arXiv 1412.7580), section 6; overlap-save"
+    #: Pairs (field, value) that every plan must have; for tests.
+    only: ClassVar[tuple[tuple[str, Any], ...]] = ()
+
+    def limits(self, problem: Problem) -> str | None:
+        """Stride and dilation 1; a filter within the largest tile."""
+        s = problem.shape
+        for what, pair in (("stride", s.stride), ("dilation", s.dilation)):
+            if pair != (1, 1):
+                return f"fft_tiled: {what} must be 1, not {pair[0] if pair[0] == pair[1] else f'{pair[0]}x{pair[1]}'}"
+        if max(s.r, s.s) > LARGEST:
+            return f"fft_tiled: the filter must fit a tile of {LARGEST}x{LARGEST}, not {s.r}x{s.s}"
+        return None
+
+    @staticmethod
+    def target() -> Target:
+        """The vector unit to generate code for."""
+        from convbench.simd.target import host
+
+        return host()
+
+    def plan(self, problem: Problem) -> Plan:
+        """Tile size and blocks."""
+        from convbench.algorithms._fft_simd_plan import choose
+
+        return choose(problem, self.target(), self.only)
+
+    def workspace_estimate(self, problem: Problem) -> int:
+        """Bytes: spectra of a block of tiles and of all filters, for two threads."""
+        return self.plan(problem).workspace_bytes()
+
+    def packed_estimate(self, problem: Problem) -> int:
+        """The same: spectra of all filters exist in either case."""
+        return self.plan(problem).workspace_bytes()
+
+    def executed_flops(self, problem: Problem) -> dict[str, float]:
+        """By phase; a real transform of T points is counted 2.5 T log2 T."""
+        return self.plan(problem).executed_flops()
+
+    def error_footprint(self, problem: Problem) -> tuple[int, int]:
+        """The valid part of a tile; backward weights sums over all tiles."""
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            return (problem.shape.r, problem.shape.s)
+        return self.plan(problem).step
+
+    def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
+        """Kernels, tables, buffers; with `weights` the spectra of all filters as well."""
+        from convbench.algorithms._fft_simd_run import Prepared
+
+        plan = self.plan(problem)
+        prepared = Prepared(plan, context)
+        how = "staged" if plan.staged else "blocked"
+        context.note("plan", f"tiles {plan.tile[0]}x{plan.tile[1]}, {plan.products} products, {how} by {plan.block}")
+        if plan.is_weights_pass:
+            return prepared.run_weights
+        if weights is None:
+            return prepared.run_raw
+        prepared.transform_filters(weights)
+        return prepared.run
