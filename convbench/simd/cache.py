@@ -8,6 +8,7 @@ once only; where even that fails, one for this process alone.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -15,7 +16,11 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
+
+#: Machine code that no process has asked for in so long is removed.
+UNUSED_DAYS = 30
 
 
 def user_cache_dir() -> Path:
@@ -46,7 +51,39 @@ def loops_dir() -> Path:
     package = Path(__file__).resolve().parent
     for path in sorted([*package.rglob("*.py"), *(package.parent / "algorithms").rglob("*.py")]):
         digest.update(path.read_bytes())
-    return code_dir() / f"loops-{digest.hexdigest()[:16]}"
+    folder = code_dir() / f"loops-{digest.hexdigest()[:16]}"
+    with contextlib.suppress(OSError):  # a disk that is full or read-only by now
+        folder.mkdir(mode=0o700, exist_ok=True)
+        os.utime(folder)  # in use
+    remove_unused()
+    return folder
+
+
+def forget_loop(prefix: str) -> None:
+    """Removes Numba's files whose names begin so; what cannot be removed stays."""
+    for path in loops_dir().rglob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def mark_used(path: Path) -> None:
+    """Notes that a file of the cache was asked for today."""
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > 86400:
+            os.utime(path)
+
+
+def remove_unused() -> None:
+    """Removes loops of older sources and kernels that nobody has used for UNUSED_DAYS days."""
+    oldest = time.time() - UNUSED_DAYS * 86400
+    with contextlib.suppress(OSError):
+        for path in [*code_dir().glob("loops-*"), *code_dir().glob("kernels/*.o*")]:
+            if path.lstat().st_mtime >= oldest:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _is_own_and_writable(folder: Path) -> bool:

@@ -81,6 +81,7 @@ def _load(kernel: Kernel) -> tuple[llvm.ExecutionEngine, bool]:
         _write(path, stored)
         fresh = True
     else:
+        cache.mark_used(path)
         fresh = False
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _new_machine(kernel.target))
     engine.add_object_file(llvm.ObjectFileRef.from_data(stored))

@@ -7,6 +7,7 @@ operands, strides, addresses of kernels) from a table of int64 with `item`, and 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,15 +112,31 @@ class Task:
         """Of the machine code: void (int64 index, int64 thread, int64 parameters)."""
         with _lock:
             if self._compiled is None:
-                with _kept_on_disk():
-                    signature = types.void(types.int64, types.int64, types.int64)
-                    self._compiled = numba.cfunc(signature, cache=True, error_model="numpy")(self.function)
+                self._compiled = _compile(self.function, functools.partial(numba.cfunc, error_model="numpy"))
         return int(self._compiled.address)
 
 
 def task(function: Callable[[int, int, int], None]) -> Task:
     """Decorator for the body of a parallel loop; module-level functions only, so that Numba can keep them on disk."""
     return Task(function)
+
+
+_SIGNATURE = types.void(types.int64, types.int64, types.int64)
+
+
+def _compile(function: Callable[[int, int, int], None], compiler: Callable[..., Any]) -> Any:
+    """The function compiled by njit or cfunc, kept on disk where that works.
+
+    Numba passes on whatever a kept file or a full disk raises. Then what is kept of this function is removed and it
+    is compiled for this process alone; an error that lies in the function itself is raised by that.
+    """
+    with _kept_on_disk():
+        try:
+            return compiler(_SIGNATURE, cache=True)(function)
+        except Exception:  # noqa: BLE001 - anything can come out of unpickling; what is real is raised again below
+            module = function.__module__.rpartition(".")[2]
+            cache.forget_loop(f"{module}.{function.__qualname__}-")
+    return compiler(_SIGNATURE, cache=False)(function)
 
 
 @contextmanager
@@ -147,6 +164,10 @@ def _in_threads(function: int, count: int, parameters: int) -> None:
         call(function, (index, numba.get_thread_id(), parameters))
 
 
+def _eager_njit(signature: Any, cache: bool, parallel: bool) -> Any:
+    return njit([signature], nogil=True, cache=cache, parallel=parallel)
+
+
 _loops: dict[bool, Any] = {}
 
 
@@ -154,10 +175,8 @@ def loop(parallel: bool) -> Any:
     """The compiled loop over tasks: in one thread, or in as many as Numba is set to."""
     with _lock:
         if parallel not in _loops:
-            with _kept_on_disk():
-                signature = types.void(types.int64, types.int64, types.int64)
-                body = _in_threads if parallel else _in_one_thread
-                _loops[parallel] = njit([signature], nogil=True, cache=True, parallel=parallel)(body)
+            body = _in_threads if parallel else _in_one_thread
+            _loops[parallel] = _compile(body, functools.partial(_eager_njit, parallel=parallel))
         return _loops[parallel]
 
 
