@@ -22,13 +22,17 @@ class GemmSimd(SimdImplementation):
     error_growth = 4.0
 
     def workspace_estimate(self, problem: Problem) -> int:
-        """Filter in panels, tables, one thread's strip and results."""
-        from convbench.algorithms import _gemm_simd_run as simd
+        """Filter in panels, tables, one thread's strips and results."""
+        from convbench.algorithms import _gemm_simd_run as products
+        from convbench.algorithms import _gemm_simd_weights_run as sums
         from convbench.simd import target
 
-        made = simd.plan_of(problem, target.host(), 1)
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            plan, _ = sums.weights_plan_of(problem, target.host(), 1)
+            return 4 * (sum(plan.strip_floats(problem.shape.q)) + plan.result_floats) + 8 * sums.weights_items(plan)
+        made = products.plan_of(problem, target.host(), 1)
         floats = made.packed_floats + made.strip_floats + made.result_floats
-        return 4 * floats + 8 * (simd.table_items(made) + made.geometry.channels * made.geometry.taps)
+        return 4 * floats + 8 * (products.table_items(made) + made.geometry.channels * made.geometry.taps)
 
     def packed_estimate(self, problem: Problem) -> int:
         """The same: the filter is packed in both cases."""
@@ -36,18 +40,25 @@ class GemmSimd(SimdImplementation):
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Taps on padding are not multiplied, unless the planner found padding cheaper."""
-        from convbench.algorithms import _gemm_simd_run as simd
+        from convbench.algorithms import _gemm_simd_run as products
+        from convbench.algorithms import _gemm_simd_weights_run as sums
         from convbench.simd import target
 
-        made = simd.plan_of(problem, target.host(), 1)
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            plan, _ = sums.weights_plan_of(problem, target.host(), 1)
+            return {"multiply": 2.0 * problem.shape.groups * plan.multiplied}
+        made = products.plan_of(problem, target.host(), 1)
         return {"multiply": 2.0 * made.geometry.images * made.geometry.groups * made.multiplied}
 
     def prepare(self, problem: Problem, context: Context, weights: np.ndarray | None = None) -> Run:
         """Compiles kernels, lays out the tables, packs the filter if it is given."""
-        from convbench.algorithms import _gemm_simd_run as simd
+        from convbench.algorithms import _gemm_simd_run as products
+        from convbench.algorithms import _gemm_simd_weights_run as sums
         from convbench.simd import target
 
-        return simd.prepare_products(problem, context, weights, target.host())
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            return sums.prepare_weights(problem, context, target.host())
+        return products.prepare_products(problem, context, weights, target.host())
 
 
 @register
@@ -58,4 +69,3 @@ class DirectSimd(GemmSimd):
     """
 
     name: ClassVar[str] = "direct_simd"
-    passes = (Pass.FORWARD, Pass.BACKWARD_DATA)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from convbench.algorithms.direct_simd import GemmSimd
-from convbench.problem import Pass, Problem
+from convbench.problem import Problem
 from convbench.registry import register
 
 
@@ -21,7 +21,6 @@ class PointwiseSimd(GemmSimd):
     """
 
     name: ClassVar[str] = "pointwise_simd"
-    passes = (Pass.FORWARD, Pass.BACKWARD_DATA)
 
     def limits(self, problem: Problem) -> str | None:
         """Filters of one tap only."""
