@@ -26,7 +26,7 @@ from convbench.registry import Context
 #: What blocks, their sums and their strips may take of a thread's second-level cache.
 CACHE_BYTES = 1 << 20
 #: Vectors of columns beside each other in the products: the widest blocks.
-WIDEST = 3
+WIDEST = 4
 #: Tiles that go through a strip together where edges or the layout require one, and channels of x or dy with them.
 RUN, STRIP_VECTORS = 8, 4
 
@@ -146,14 +146,14 @@ def cost(plan: Plan, threads: int) -> float:
     kv, cv = plan.vectors(min(plan.kb, s.kg)), plan.vectors(min(plan.cb, s.cg))
     k = min(plan.kb, s.kg)
     turns = -(-s.groups * pairs_k * pairs_c // threads)  # pairs that the busiest thread computes
-    multiply = planes * total * k * cv / 2 * 1.1
+    multiply = planes * total * k * cv / 2 * 1.3
     collect = k * cv * planes * 3
-    transform = total * planes * 3
+    transform = total * planes * 9
     if plan.fused:
         stream = planes * total * kv * lanes * 4 / 8
         once = s.groups * (plan.vectors(s.cg) + plan.vectors(s.kg)) * (transform + planes * total * lanes * 4 / 6)
         return turns * (max(multiply, stream) + collect) + once / threads
-    again = -(-total // plan.tiles) * planes * k * cv * lanes * 8 / 32
+    again = -(-total // plan.tiles) * planes * k * cv * lanes * 8 / 64
     return turns * (multiply + collect + (kv + cv) * transform + again)
 
 
@@ -211,7 +211,7 @@ def _table(p: Plan, target: Any) -> np.ndarray:
     """Sizes, strides and kernels; addresses of buffers and operands come later."""
     from convbench.algorithms import _winograd_simd_weights_tasks as tasks
     from convbench.simd.kernels.outer import most_rows, outer
-    from convbench.simd.kernels.tiles import collect, spread
+    from convbench.simd.kernels.tiles import collect, spread, touch
     from convbench.simd.kernels.transpose import transpose
 
     s, t, table = p.problem.shape, p.transform, np.zeros(tasks.LENGTH, np.int64)
@@ -239,7 +239,8 @@ def _table(p: Plan, target: Any) -> np.ndarray:
         tasks.SIZE2: s.r * s.s, tasks.COLLECT: collect(target, _floats(t.at), "dw").address,
         tasks.PAIRS_K: pairs_k, tasks.PAIRS_C: pairs_c, tasks.KB: p.kb, tasks.CB: p.cb, tasks.WIDEST: WIDEST,
         tasks.SHARED: int(p.fused), tasks.FUSED: int(p.fused), tasks.BLOCK_TILES: p.tiles,
-        tasks.ROW_C: row_c, tasks.PLANE_C: plane_c,
+        tasks.ROW_C: row_c, tasks.PLANE_C: plane_c, tasks.ALPHA: t.alpha,
+        tasks.WRITE: touch(target).address,
     }  # fmt: skip
     for v in range(1, 5):
         whole[tasks.OUTER + v - 1] = outer(target, v).address

@@ -22,8 +22,8 @@ DY = 16
 (
     PHASES, NCHW, STEP, PLANES, LANES, DOWN, ACROSS, TOTAL, RUN, STRIP, STRIP_BYTES, TRANSPOSE, UNITS_X,
     OUT, KG, CG, SIZE2, COLLECT, PAIRS_K, PAIRS_C, KB, CB, WIDEST, SHARED, FUSED, BLOCK_TILES,
-    SCRATCH, SCRATCH_BYTES, SUMS, ROW_C, PLANE_C, RESULT, OUTER,
-) = range(2 * DY, 2 * DY + 33)  # fmt: skip
+    SCRATCH, SCRATCH_BYTES, SUMS, ROW_C, PLANE_C, RESULT, WRITE, ALPHA, OUTER,
+) = range(2 * DY, 2 * DY + 35)  # fmt: skip
 #: From OUTER on: kernels for blocks of 1 to 4 vectors, then the most rows of each.
 ROWS_OF = OUTER + 4
 LENGTH = OUTER + 8
@@ -129,7 +129,7 @@ def _finish(
     """All frequencies of a few rows and vectors after each other, and their transform at once."""
     lanes, total = item(p, LANES), item(p, TOTAL)
     jump_a, jump_b, plane_a, plane_b = item(p, DY + JUMP), item(p, JUMP), item(p, DY + PLANE), item(p, PLANE)
-    planes, plane_c, phases = item(p, PLANES), item(p, PLANE_C), item(p, PHASES)
+    alpha, plane_c, phases = item(p, ALPHA), item(p, PLANE_C), item(p, PHASES)
     vectors = (columns + lanes - 1) // lanes
     panels = (vectors + item(p, WIDEST) - 1) // item(p, WIDEST)
     for start in range(0, rows, lanes):
@@ -143,14 +143,18 @@ def _finish(
             for part in range(parts):
                 m, m_end = part * here // parts, (part + 1) * here // parts
                 from_a = a + 4 * (start // lanes * jump_a + m)
-                if phases & MULTIPLY:
+                for part_of in range(alpha if phases & MULTIPLY else 0):
+                    f = part_of * alpha
+                    from_b, to = b + 4 * (v * jump_b + f * plane_b), sums + 4 * f * plane_c
                     call(
                         kernel,
                         (
-                            m_end - m, from_a, plane_a, b + 4 * v * jump_b, plane_b, jump_b, planes, total,
-                            sums, row_c, plane_c, 0,
+                            m_end - m, from_a + 4 * f * plane_a, plane_a, from_b, plane_b, jump_b, alpha, total,
+                            to, row_c, plane_c, 0,
                         ),
                     )  # fmt: skip
+                    for row in range(m + part_of, m_end, alpha):
+                        _await_result(p, group, k + start + row, c + v * lanes, width)
                 if phases & OUTPUT:
                     _write(p, sums, row_c, group, k + start + m, m_end - m, c + v * lanes, width, result)
 
@@ -171,6 +175,17 @@ def _write(
     for m in range(rows):  # (K, C, R, S)
         call(kernel, (1, columns, sums + 4 * m * row_c, row_c, plane_c, result, 0, row_c))
         call(transpose, (size, columns, result, row_c, item(p, OUT) + 4 * ((k + m) * cg + c) * size, size))
+
+
+@njit(error_model="numpy")
+def _await_result(p: int, group: int, k: int, c: int, columns: int) -> None:
+    """Asks for the lines of dw that one row of products will be written to."""
+    cg, size = item(p, CG), item(p, SIZE2)
+    k += group * item(p, KG)
+    if item(p, NCHW) == 0:
+        call(item(p, WRITE), (size, columns, item(p, OUT) + 4 * (k * size * cg + c), cg))
+    else:
+        call(item(p, WRITE), (1, size * columns, item(p, OUT) + 4 * (k * cg + c) * size, 0))
 
 
 @task

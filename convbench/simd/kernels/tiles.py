@@ -6,8 +6,10 @@ strides, so that no table of addresses is needed.
 
 from __future__ import annotations
 
+import llvmlite.ir as ir
+
 from convbench.simd.compiler import kernel
-from convbench.simd.emit import Emitter, Value
+from convbench.simd.emit import I32, Emitter, Value
 from convbench.simd.kernels.transform import Matrix, linear
 from convbench.simd.target import Target
 
@@ -18,6 +20,24 @@ SPREAD = ("tiles", "channels", "from_", "tile", "row", "pixel", "to", "plane", "
 #: X of row m and of column n at from_ + m row_from + n, its elements `plane_from` apart; vectors of columns are read
 #: whole. Y at to + m row_to + n, its elements `plane_to` apart; columns beyond `columns` are not written.
 COLLECT = ("rows", "columns", "from_", "row_from", "plane_from", "to", "row_to", "plane_to")
+#: Lines that hold `columns` floats of each row, to be written soon: they are fetched, and nothing waits for them.
+TOUCH = ("rows", "columns", "from_", "row")
+LINE = 16  # floats
+
+
+@kernel
+def touch(target: Target) -> Emitter:
+    """The kernel that asks for lines which are going to be written: TOUCH."""
+    e = Emitter(target, f"touch_{target.name}", TOUCH)
+    rows, columns, source, row = e.args
+    byte = ir.IntType(8)
+    kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), I32, I32, I32])
+    prefetch = e.declare("llvm.prefetch.p0", kind)
+    flags = [ir.Constant(I32, value) for value in (1, 3, 1)]  # for writing, into the first level, data
+    with e.loop(rows, name="row") as m, e.loop(columns, step=LINE, name="line") as n:
+        place = e.at(e.pointer(source), e.mul(row, m.index), n.index)
+        e.b.call(prefetch, [e.b.bitcast(place, byte.as_pointer()), *flags])
+    return e
 
 
 @kernel
