@@ -19,7 +19,7 @@ NAMES = (
     "CHUNK", "DEPTH", "ROWS", "FLY", "RAW", "SPLIT", "ROW_V", "PLANE_V", "V_SIZE", "ROW_M", "PLANE_M", "PLANE_U",
     "PER_THREAD", "TABLE", "ZEROS", "DUMP", "BUFFER_M", "BUFFER_V", "STRIP_IN", "STRIP_OUT", "BUFFER_U", "BUFFER_TAPS",
     "TURNED", "FILTERS", "STRIP_ROW_IN", "STRIP_PIXEL_IN", "STRIP_ROW_OUT", "STRIP_PIXEL_OUT", "STRIP_CHANNELS",
-    "INPUT_KERNEL", "FILTER_KERNEL", "OUTPUT_KERNEL", "PRODUCT_KERNEL", "TRANSPOSE", "PARTS", "PHASES", "SEGMENT",
+    "INPUT_KERNEL", "FILTER_KERNEL", "OUTPUT_KERNEL", "PRODUCT_KERNEL", "TRANSPOSE", "PARTS", "PHASES",
 )  # fmt: skip
 (
     X, W, Y, NCHW, BACKWARD, GROUPS, C, K, H, WIDTH, P, Q, TOP, LEFT, STRIDE,
@@ -27,7 +27,7 @@ NAMES = (
     CHUNK, DEPTH, ROWS, FLY, RAW, SPLIT, ROW_V, PLANE_V, V_SIZE, ROW_M, PLANE_M, PLANE_U,
     PER_THREAD, TABLE, ZEROS, DUMP, BUFFER_M, BUFFER_V, STRIP_IN, STRIP_OUT, BUFFER_U, BUFFER_TAPS,
     TURNED, FILTERS, STRIP_ROW_IN, STRIP_PIXEL_IN, STRIP_ROW_OUT, STRIP_PIXEL_OUT, STRIP_CHANNELS,
-    INPUT_KERNEL, FILTER_KERNEL, OUTPUT_KERNEL, PRODUCT_KERNEL, TRANSPOSE, PARTS, PHASES, SEGMENT,
+    INPUT_KERNEL, FILTER_KERNEL, OUTPUT_KERNEL, PRODUCT_KERNEL, TRANSPOSE, PARTS, PHASES,
 ) = range(len(NAMES))  # fmt: skip
 
 #: Bits of the parameter PHASES: benchmarks switch phases off one by one.
@@ -229,19 +229,32 @@ def filter_task(index: int, thread: int, p: int) -> None:
 
 
 @njit(error_model="numpy")
-def _products(p: int, tiles: int, v: int, u: int, u_panel: int, m: int, panels: int, depth: int, add: int) -> None:
-    """M (+)= V U for every frequency. v: first channel in use; u: first panel; u_panel: elements between panels."""
-    width, kernel, segment = item(p, PANEL), item(p, PRODUCT_KERNEL), p + 8 * SEGMENT
+def _products(
+    p: int, tiles: int, v: int, u: int, u_panel: int, m: int, panels: int, depth: int, add: int, after: int
+) -> None:
+    """M (+)= V U for every frequency. v: first channel in use; u: first panel; u_panel: elements between panels.
+
+    after: what the filter's stream goes on with when these panels are through.
+    """
+    width, kernel = item(p, PANEL), item(p, PRODUCT_KERNEL)
     row_v, row_m = item(p, ROW_V), item(p, ROW_M)
-    parts = -(-tiles // item(p, ROWS))
-    for f in range(item(p, ALPHA) ** 2):
+    parts = -(-tiles // item(p, ROWS))  # blocks of `rows` rows, the first `more` of them; the others have one less
+    rows = -(-tiles // parts)
+    more = tiles - parts * (rows - 1)
+    frequencies = item(p, ALPHA) ** 2
+    for f in range(frequencies):
         a, b, c = v + 4 * f * item(p, PLANE_V), u + 4 * f * item(p, PLANE_U), m + 4 * f * item(p, PLANE_M)
         for panel in range(panels):
-            for part in range(parts):
-                first, end = patch.share(tiles, parts, part)
+            now, to = b + 4 * panel * u_panel, c + 4 * panel * width
+            ahead = now + 4 * u_panel
+            if panel == panels - 1:
+                ahead = b + 4 * item(p, PLANE_U) if f < frequencies - 1 else after
+            call(kernel, (rows, more, a, row_v, now, depth, to, row_m, add, ahead, 0))
+            if more < parts:
+                skipped = 4 * more * rows
                 call(kernel, (
-                    end - first, width, a + 4 * first * row_v, row_v, 1, b + 4 * panel * u_panel, width, segment, 1,
-                    depth, c + 4 * (first * row_m + panel * width), row_m, add,
+                    rows - 1, parts - more, a + skipped * row_v, row_v, now, depth, to + skipped * row_m, row_m, add,
+                    ahead, more,
                 ))  # fmt: skip
 
 
@@ -252,8 +265,10 @@ def _multiply(p: int, thread: int, group: int, tiles: int, v: int, first: int, p
     every = item(p, ALPHA) ** 2 * item(p, PLANE_U)
     if item(p, FLY) == 0:
         u = item(p, FILTERS) + 4 * (group * item(p, PANELS) + first) * every
+        end = first + panels
+        after = u + 4 * panels * every if end < item(p, PANELS) else u - 4 * first * every
         if phases & DO_PRODUCTS:
-            _products(p, tiles, v, u, every, m, panels, item(p, DEPTH), 0)
+            _products(p, tiles, v, u, every, m, panels, item(p, DEPTH), 0, after)
         return
     u = _mine(p, BUFFER_U, thread)
     for phase in range(item(p, STRIDE) ** 2):
@@ -263,7 +278,7 @@ def _multiply(p: int, thread: int, group: int, tiles: int, v: int, first: int, p
                 for panel in range(panels):
                     _piece(p, thread, group, first + panel, start, count, u + 4 * panel * every)
             if phases & DO_PRODUCTS:
-                _products(p, tiles, v + 4 * start, u, every, m, panels, count, int(start > 0))
+                _products(p, tiles, v + 4 * start, u, every, m, panels, count, int(start > 0), u)
 
 
 # ---- output transform

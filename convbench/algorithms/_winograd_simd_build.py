@@ -9,12 +9,12 @@ import numpy as np
 from convbench.algorithms import _winograd_simd as loops
 from convbench.algorithms._cook_toom import Matrix
 from convbench.algorithms._simd import address_of
+from convbench.algorithms._winograd_simd_product import panel_product
 from convbench.algorithms._winograd_simd_plan import LINE, STRIP_CHANNELS, Plan, choose, geometry
 from convbench.problem import Problem
 from convbench.registry import Context, Run
 from convbench.simd import target as targets
 from convbench.simd.driver import Runner
-from convbench.simd.kernels.gemm import brgemm
 from convbench.simd.kernels.transform import transform2d
 from convbench.simd.kernels.transpose import transpose
 from convbench.simd.target import Target
@@ -36,7 +36,7 @@ class _Convolution:
     def __init__(self, plan: Plan, target: Target, context: Context, weights: Any, phases: int) -> None:
         self.plan = plan
         raw = weights is None
-        table = np.zeros(loops.SEGMENT + 2, np.int64)
+        table = np.zeros(len(loops.NAMES), np.int64)
         self.table = table
         self._buffers(context, raw)
         self._kernels(target)
@@ -98,7 +98,7 @@ class _Convolution:
             loops.INPUT_KERNEL: transform2d(target, _floats(transform.bt), True, False, "winograd_in"),
             loops.FILTER_KERNEL: transform2d(target, g, False, False, "winograd_filter"),
             loops.OUTPUT_KERNEL: transform2d(target, _floats(transform.at), False, True, "winograd_out"),
-            loops.PRODUCT_KERNEL: brgemm(target, self.plan.shape),
+            loops.PRODUCT_KERNEL: panel_product(target, self.plan.shape, self.plan.lines_ahead),
             loops.TRANSPOSE: transpose(target),
         }
         for place, kernel in self.kernels.items():
