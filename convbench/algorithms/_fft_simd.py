@@ -26,8 +26,8 @@ from convbench.simd.patch import gather, scatter, share
     RESULTS, RESULT_PITCH, RESULT_PLANE, STEP_H, STEP_W, GRID_H, GRID_W, TILES, FIRST, END, BLOCK, BLOCKS, CHUNKS,
     LANES, GEMM, MOST_ROWS, SEGMENTS, INVERSE, FILTER_KERNEL, TRANSPOSE, MULTIPLY, ZEROS, DUMP, SCRATCH, PER_THREAD,
     STRIP, BLOCK_SPECTRA, W, W_OUT, W_IN, W_TAP, W_GROUP, TAPS_R, TAPS_S, FIRST_R, FIRST_S, KEPT_R, KEPT_S, TURNED,
-    TAP_CHANNELS, TAP_SLICES, ROWS, ROW_BLOCKS, WEIGHTS_PLANE, ACCUMULATE, LAST, PHASES, N_PARAMETERS,
-) = range(70)  # fmt: skip
+    COMPLEX_GEMM, COMPLEX_ROWS, TAP_CHANNELS, TAP_SLICES, ROWS, ROW_BLOCKS, WEIGHTS_PLANE, ACCUMULATE, LAST, PHASES, N_PARAMETERS,
+) = range(72)  # fmt: skip
 
 #: Bits of PHASES: what a run really does; benchmarks leave phases out one by one.
 LOAD, MULTIPLY_PHASE, STORE, FILTERS = 1, 2, 4, 8
@@ -77,11 +77,12 @@ def load_tiles(
 
 @njit(error_model="numpy")
 def multiply_part(
-    p: int, part: int, f0: int, f1: int, n: int, v: int, v_plane: int, m: int, m_pitch: int, m_plane: int
+    p: int, part: int, f0: int, f1: int, n: int, v: int, v_plane: int, m: int, m_pitch: int, m_plane: int, ahead: int
 ) -> None:
     """Products of one panel of filters with n tiles for frequencies f0 .. f1 - 1; the four real ones are the last.
 
-    m: where the panel's columns begin in the first row of the first plane.
+    m: where the panel's columns begin in the first row of the first plane. ahead: bytes from the filter's planes of a
+    frequency to those that are multiplied next.
     """
     complex_ones, products, panel = item(p, FREQUENCIES), item(p, PRODUCTS), item(p, PANEL)
     b_plane, c_in = item(p, FILTER_PLANE), item(p, C_IN)
@@ -93,41 +94,42 @@ def multiply_part(
     b = item(p, FILTER) + 4 * part * planes * b_plane
     for f in range(f0, f1):
         if f >= complex_ones:
-            rest = f - complex_ones
-            _product(
-                p, n, columns, a + 4 * (3 * complex_ones + rest) * v_plane, b + 4 * (each * complex_ones + rest) * b_plane,
-                0, m + 4 * (each * complex_ones + rest) * m_plane, m_pitch,
+            at = each * complex_ones + f - complex_ones
+            _product(p, n, columns, a + 4 * at * v_plane, b + 4 * at * b_plane, m + 4 * at * m_plane, m_pitch)
+            continue
+        at = each * f
+        if products == 3:
+            for j in range(at, at + 3):
+                _product(p, n, columns, a + 4 * j * v_plane, b + 4 * j * b_plane, m + 4 * j * m_plane, m_pitch)
+            continue
+        pitch, following = item(item(p, DATA), S_PITCH), b + 4 * at * b_plane + ahead
+        blocks = (n + item(p, COMPLEX_ROWS) - 1) // item(p, COMPLEX_ROWS)
+        for i in range(blocks):
+            first, end = share(n, blocks, i)
+            call(
+                item(p, COMPLEX_GEMM),
+                (
+                    end - first, columns, a + 4 * (at * v_plane + first * pitch), pitch, 1, v_plane, b + 4 * at * b_plane,
+                    panel, b_plane, c_in, m + 4 * (at * m_plane + first * m_pitch), m_pitch, m_plane, following, 0,
+                ),
             )  # fmt: skip
-        elif products == 3:
-            for j in range(3):
-                at = 3 * f + j
-                _product(
-                    p, n, columns, a + 4 * at * v_plane, b + 4 * at * b_plane, 0, m + 4 * at * m_plane, m_pitch
-                )
-        else:  # (a_r, -a_i) and (a_i, a_r) times (b_r, b_i), in two segments of the reduction
-            for j in range(2):
-                at = 2 * f + j
-                _product(
-                    p, n, columns, a + 4 * 3 * f * v_plane, b + 4 * 2 * f * b_plane, 1 + j, m + 4 * at * m_plane, m_pitch
-                )
+            following = b + 4 * at * b_plane
 
 
 @njit(error_model="numpy")
-def _product(p: int, n: int, columns: int, a: int, b: int, kind: int, m: int, m_pitch: int) -> None:
-    """M = A B over the rows of n tiles, in balanced blocks of rows. kind: which segments."""
+def _product(p: int, n: int, columns: int, a: int, b: int, m: int, m_pitch: int) -> None:
+    """M = A B, real, over the rows of n tiles, in balanced blocks of rows."""
     pitch, panel = item(item(p, DATA), S_PITCH), item(p, PANEL)
     if item(p, DEPTHWISE):
         call(item(p, MULTIPLY), (n, columns, a, pitch, b, m, m_pitch))
         return
-    segments = item(p, SEGMENTS) + 8 * 4 * kind
-    count = 2 if kind else 1
     blocks = (n + item(p, MOST_ROWS) - 1) // item(p, MOST_ROWS)
     for i in range(blocks):
         first, end = share(n, blocks, i)
         call(
             item(p, GEMM),
             (
-                end - first, columns, a + 4 * first * pitch, pitch, 1, b, panel, segments, count, item(p, C_IN),
+                end - first, columns, a + 4 * first * pitch, pitch, 1, b, panel, item(p, SEGMENTS), 1, item(p, C_IN),
                 m + 4 * first * m_pitch, m_pitch, 0,
             ),
         )  # fmt: skip
@@ -269,7 +271,9 @@ def block_task(index: int, thread: int, p: int) -> None:
     strip = scratch + 4 * item(p, STRIP)
     v = scratch + 4 * item(p, BLOCK_SPECTRA)
     plane = item(side, S_PLANE)
-    planes = 3 * item(p, FREQUENCIES) + 4
+    each = 3 if item(p, PRODUCTS) == 3 else 2
+    planes = each * item(p, FREQUENCIES) + 4
+    ahead = 4 * each * item(p, FILTER_PLANE)
     m, m_pitch, m_plane = v + 4 * planes * plane, item(p, RESULT_PITCH), item(p, RESULT_PLANE)
     if item(p, PHASES) & LOAD:
         load_tiles(p, side, t0, t1, 0, item(side, S_CHANNELS), v, plane, scratch, strip)
@@ -277,7 +281,7 @@ def block_task(index: int, thread: int, p: int) -> None:
         if item(p, PHASES) & MULTIPLY_PHASE:
             for part in range(batch * item(p, TOGETHER), min((batch + 1) * item(p, TOGETHER), item(p, PARTS))):
                 at = m + 4 * _column_of(p, part)
-                multiply_part(p, part, 0, item(p, FREQUENCIES) + 4, n, v, plane, at, m_pitch, m_plane)
+                multiply_part(p, part, 0, item(p, FREQUENCIES) + 4, n, v, plane, at, m_pitch, m_plane, ahead)
         if item(p, PHASES) & STORE:
             store_tiles(p, batch, t0, t1, m, m_pitch, m_plane, scratch, strip)
 
@@ -315,13 +319,16 @@ def multiply_task(index: int, thread: int, p: int) -> None:
         return
     f0, f1 = share(item(p, FREQUENCIES) + 4, item(p, CHUNKS), index)
     side, n = item(p, DATA), item(p, END) - item(p, FIRST)
+    each = 3 if item(p, PRODUCTS) == 3 else 2
+    of_part = 4 * (each * item(p, FREQUENCIES) + 4) * item(p, FILTER_PLANE)  # bytes
     for f in range(f0, f1):
         for part in range(item(p, PARTS)):
             batch = part // item(p, TOGETHER)
             at = item(p, RESULTS) + 4 * (batch * item(p, BATCH_PITCH) + _column_of(p, part))
+            ahead = of_part if part + 1 < item(p, PARTS) else 4 * each * item(p, FILTER_PLANE) - part * of_part
             multiply_part(
                 p, part, f, f + 1, n, item(side, S_SPECTRA), item(side, S_PLANE), at, item(p, RESULT_PITCH),
-                item(p, RESULT_PLANE),
+                item(p, RESULT_PLANE), ahead,
             )  # fmt: skip
 
 

@@ -194,19 +194,9 @@ class Plan:
         return self.tile[0] * self.tile[1] // 2 - 2
 
     @property
-    def data_planes(self) -> int:
-        """Planes of the data's spectra."""
-        return 3 * self.frequencies + 4
-
-    @property
-    def filter_planes(self) -> int:
-        """Planes of the filter's spectra."""
+    def planes(self) -> int:
+        """Planes of the data's spectra, of the filter's, of the products."""
         return (3 if self.products == 3 else 2) * self.frequencies + 4
-
-    @property
-    def result_planes(self) -> int:
-        """Planes of products."""
-        return self.filter_planes
 
     @property
     def data_pitch(self) -> int:
@@ -246,7 +236,17 @@ class Plan:
     @property
     def filter_elements(self) -> int:
         """All spectra of the filter."""
-        return self.parts * self.filter_planes * self.filter_plane
+        return self.parts * self.planes * self.filter_plane
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest block of the matrix kernel."""
+        from convbench.simd.kernels.fft_product import rows_for
+        from convbench.simd.kernels.gemm import shape_for
+
+        if self.products == 4:
+            return rows_for(self.target, self.vectors)
+        return shape_for(self.target, self.vectors).rows
 
     # ---- strips
 
@@ -291,7 +291,7 @@ class Plan:
         if self.depthwise:
             return 1
         most = shape_for(self.target, self.vectors).rows
-        fits = max(1, CACHE_BYTES // (4 * self.result_planes * self.panel))
+        fits = max(1, CACHE_BYTES // (4 * self.planes * self.panel))
         pieces = -(-self.c_in // min(most, fits))
         return -(-self.c_in // pieces)
 
@@ -324,9 +324,9 @@ class Plan:
             strips += [s.r * s.s * self.tap_channels * self.panel]
         total = self.scratch_elements + up(max(strips), 16) + PAD
         if self.is_weights_pass:
-            return total + (self.result_planes * self.weights_plane if self.work_groups == 1 else 0)
+            return total + (self.planes * self.weights_plane if self.work_groups == 1 else 0)
         if not self.staged:
-            total += self.data_planes * self.data_plane + self.result_planes * self.result_plane
+            total += self.planes * self.data_plane + self.planes * self.result_plane
         return total
 
     @property
@@ -338,13 +338,13 @@ class Plan:
     def shared_elements(self) -> int:
         """Spectra that all threads share: data and products of a staged group; the filter's come on top."""
         if self.is_weights_pass:
-            total = self.data_planes * (self.data_plane + self.gradient_plane)
+            total = self.planes * (self.data_plane + self.gradient_plane)
             if self.work_groups > 1:
-                total += self.parts * self.row_blocks * self.result_planes * self.weights_plane
+                total += self.parts * self.row_blocks * self.planes * self.weights_plane
             return total
         if not self.staged:
             return 0
-        return self.data_planes * self.data_plane + self.result_planes * self.result_plane
+        return self.planes * self.data_plane + self.planes * self.result_plane
 
     def workspace_bytes(self) -> int:
         """Everything, with THREADS threads."""
@@ -383,12 +383,12 @@ class Plan:
             total = transform * self.tiles * (vectors_in + self.gradient_pitch // lanes)
             total += transform * self.parts * self.c_in * self.vectors
             total += self._product_ns(self.parts * self.row_blocks, self.rows, self.tiles)
-            spectra = 4 * self.data_planes * (self.data_plane + self.gradient_plane) * self.work_groups
-            total += spectra * 2 / STREAM_BYTES_NS + 4 * self.data_planes * self.tiles * (
+            spectra = 4 * self.planes * (self.data_plane + self.gradient_plane) * self.work_groups
+            total += spectra * 2 / STREAM_BYTES_NS + 4 * self.planes * self.tiles * (
                 self.data_pitch * (self.parts - 1) + self.gradient_pitch * (self.row_blocks - 1)
             ) / CACHE_BYTES_NS
             if self.work_groups > 1:
-                total += 8 * self.work_groups * self.filter_planes * pair_count(self) / STREAM_BYTES_NS
+                total += 8 * self.work_groups * self.planes * pair_count(self) / STREAM_BYTES_NS
             return total
         total = transform * self.tiles * (vectors_in + self.batches * self.batch_pitch // lanes)
         rows = -(-self.tiles // self.work_groups)
@@ -397,21 +397,22 @@ class Plan:
         rate = CACHE_BYTES_NS if filters < CACHE_BYTES // 2 else STREAM_BYTES_NS
         total += self.work_groups * filters / rate
         if self.staged:
-            spectra = self.data_planes * self.data_plane + self.result_planes * self.result_plane
+            spectra = self.planes * self.data_plane + self.planes * self.result_plane
             total += 2 * 4 * spectra * self.work_groups / STREAM_BYTES_NS
         return total
 
     def _product_ns(self, parts: int, rows: int, depth: int) -> float:
         """Matrix products of `rows` rows over all frequencies and `parts` panels."""
-        from convbench.simd.kernels.gemm import EFFICIENCY, shape_for
+        from convbench.simd.kernels.gemm import EFFICIENCY
 
         times = (3 if self.products == 3 else 4) * self.frequencies + 4
         if self.depthwise:
             return times * parts * rows * (self.vectors * 1.0 + 2.0)
-        most = shape_for(self.target, self.vectors).rows
+        most = self.most_rows
         blocks = -(-rows // most)
         used = rows / (blocks * most)  # a block of few rows waits for its additions and for B
-        speed = PRODUCT_FLOPS_NS * EFFICIENCY[self.vectors] * min(1.0, 0.25 + 0.85 * used)
+        best = PRODUCT_FLOPS_NS * (EFFICIENCY[self.vectors] if self.products == 3 else 1.0)
+        speed = best * min(1.0, 0.25 + 0.85 * used)
         return times * parts * (blocks * CALL_NS + 2.0 * rows * depth * self.panel / speed)
 
 
@@ -433,23 +434,27 @@ def candidates(problem: Problem, target: Target) -> Iterator[Plan]:
             first = Plan(problem, target, (height, width), 3, True, 1, 1)
             first = replace(first, vectors=vectors_for(target, first.c_out))
             for products in (3,) if weights or first.depthwise else (3, 4):
-                plan = replace(first, products=products)
+                vectors = complex_vectors(target, first.c_out) if products == 4 else first.vectors
+                plan = replace(first, products=products, vectors=vectors)
                 for staged in (True,) if weights else (True, False):
                     plan = replace(plan, staged=staged, block=1)
                     yield replace(plan, block=_block(plan))
 
 
+def complex_vectors(target: Target, columns: int) -> int:
+    """Registers that hold a row of a panel of complex filters: two where there are registers enough for many rows."""
+    return 2 if target.registers >= 32 and columns > target.lanes else 1
+
+
 def _block(plan: Plan) -> int:
     """Tiles of a block: what the cache (or the group's budget) holds, balanced, in whole blocks of the matrix kernel."""
-    from convbench.simd.kernels.gemm import shape_for
-
-    each = plan.data_planes * plan.data_pitch
+    each = plan.planes * plan.data_pitch
     if plan.is_weights_pass:
-        each += plan.data_planes * plan.gradient_pitch
+        each += plan.planes * plan.gradient_pitch
     else:
-        each += plan.result_planes * plan.result_pitch
+        each += plan.planes * plan.result_pitch
     most = max(1, (GROUP_BYTES if plan.staged else CACHE_BYTES) // (4 * each))
-    rows = shape_for(plan.target, plan.vectors).rows
+    rows = plan.most_rows
     if most >= plan.tiles:
         return plan.tiles
     if most > rows:

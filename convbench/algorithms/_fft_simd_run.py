@@ -13,6 +13,7 @@ from convbench.problem import Pass
 from convbench.registry import Context
 from convbench.simd.driver import Runner
 from convbench.simd.kernels import fft
+from convbench.simd.kernels.fft_product import complex_product, rows_for
 from convbench.simd.kernels.gemm import brgemm, shape_for
 from convbench.simd.kernels.transpose import transpose
 
@@ -35,7 +36,7 @@ class Prepared:
         if plan.is_weights_pass:
             self.gradient = self._side(plan.gradient, fft.FILTER_3)
             self.gradient[[loops.S_PITCH, loops.S_PLANE]] = plan.gradient_pitch, plan.gradient_plane
-            self.gradient[loops.S_SPECTRA] = self.data[loops.S_SPECTRA] + 4 * plan.data_planes * plan.data_plane
+            self.gradient[loops.S_SPECTRA] = self.data[loops.S_SPECTRA] + 4 * plan.planes * plan.data_plane
             self.table[loops.GRADIENT] = address_of(self.gradient)
         self._kernels()
         self._runners()
@@ -87,15 +88,15 @@ class Prepared:
         strips = plan.thread_elements - plan.scratch_elements
         if plan.is_weights_pass:
             t[loops.WEIGHTS_PLANE] = plan.weights_plane
-            kept = plan.result_planes * plan.weights_plane if plan.work_groups == 1 else 0
+            kept = plan.planes * plan.weights_plane if plan.work_groups == 1 else 0
         else:
-            kept = plan.data_planes * plan.data_plane + plan.result_planes * plan.result_plane
+            kept = plan.planes * plan.data_plane + plan.planes * plan.result_plane
             kept = 0 if plan.staged else kept
         t[loops.BLOCK_SPECTRA] = plan.scratch_elements + strips - kept
         if plan.is_weights_pass and plan.work_groups > 1:
-            t[loops.RESULTS] = self._shared + 4 * plan.data_planes * (plan.data_plane + plan.gradient_plane)
+            t[loops.RESULTS] = self._shared + 4 * plan.planes * (plan.data_plane + plan.gradient_plane)
         elif plan.staged and not plan.is_weights_pass:
-            t[loops.RESULTS] = self._shared + 4 * plan.data_planes * plan.data_plane
+            t[loops.RESULTS] = self._shared + 4 * plan.planes * plan.data_plane
 
     def _filter_strides(self) -> None:
         """Strides of w in elements, by the roles that K and C play in the pass."""
@@ -143,15 +144,15 @@ class Prepared:
             t[loops.MULTIPLY] = (fft.multiply_sum if plan.is_weights_pass else fft.multiply)(target).address
         else:
             t[loops.GEMM] = brgemm(target, shape, not plan.is_weights_pass).address
+        if plan.products == 4:
+            t[loops.COMPLEX_GEMM] = complex_product(target, plan.vectors, False).address
+            t[loops.COMPLEX_ROWS] = rows_for(target, plan.vectors)
         kept = plan.kept if plan.is_weights_pass else plan.step
         t[loops.INVERSE] = fft.inverse(target, plan.tile, kept, plan.products).address
         if not plan.is_weights_pass:
             planes = fft.FILTER_3 if plan.products == 3 else fft.FILTER_4
             t[loops.FILTER_KERNEL] = fft.forward(target, plan.tile, plan.kept, planes).address
-        a, b = plan.data_plane, plan.filter_plane
-        # none; a_r b_r - a_i b_i; a_i b_r + a_r b_i, out of the planes (-a_i, a_r, a_i) and (b_r, b_i)
-        segments = np.array([0, 0, 0, 0, a, 0, 0, b, 2 * a, 0, a, b], np.int64)
-        t[loops.SEGMENTS] = self._keep(segments)
+        t[loops.SEGMENTS] = self._keep(np.zeros(2, np.int64))
 
     def _runners(self) -> None:
         plan, t = self.plan, self.table

@@ -10,7 +10,7 @@ Spectra lie in planes, so that the products per frequency are plain real matrix 
 a = a_r + i a_i (data) times b (filter, already conjugated and scaled) there are
 
     three products   data a_r + a_i, a_r, a_i;   filter b_r, b_i - b_r, b_r + b_i;   result k1 - k3, k1 + k2  (Gauss)
-    four products    data -a_i, a_r, a_i;        filter b_r, b_i;                    result as it is
+    four products    data a_r, a_i;              filter b_r, b_i;                    result as it is
 
 Order of the frequencies: columns 1 .. width / 2 - 1, `height` rows each; then column 0 and column width / 2, rows
 1 .. height / 2 - 1 each; then the four real ones, a plane each: rows 0 and height / 2 of column 0, and of width / 2.
@@ -31,7 +31,7 @@ Size = tuple[int, int]
 
 #: Planes that `forward` writes for a complex frequency.
 DATA_3, DATA_4, FILTER_3, FILTER_4 = "data3", "data4", "filter3", "filter4"
-PLANES = {DATA_3: 3, DATA_4: 3, FILTER_3: 3, FILTER_4: 2}
+PLANES = {DATA_3: 3, DATA_4: 2, FILTER_3: 3, FILTER_4: 2}
 
 #: Data of tile (i, j) at x + 4 (i row + j pixel + channel); zero unless top <= i < bottom and left <= j < right.
 #: zeros: a vector of zeros. scratch: `scratch_elements`. v: the first plane; plane: elements from plane to plane.
@@ -248,7 +248,7 @@ def _pieces(e: Emitter, value: Complex, planes: str, scale: float) -> list[Value
     if planes == DATA_3:
         return [e.fadd(re, im), re, im]
     if planes == DATA_4:
-        return [e.fneg(im), re, im]
+        return [re, im]
     factor, minus = e.splat_constant(scale), e.splat_constant(-scale)
     if planes == FILTER_4:
         return [e.fmul(factor, re), e.fmul(minus, im)]
