@@ -18,6 +18,7 @@ from convbench.simd.emit import Emitter
 from convbench.simd.kernels import gemm
 from convbench.simd.kernels.transform import transform2d
 from convbench.simd.kernels.transpose import transpose
+from convbench.simd.show import innermost_loops
 from convbench.simd.target import named, runs_here
 from tests.simd_helpers import UNITS, address, target
 
@@ -224,18 +225,6 @@ def test_code_uses_the_unit_and_nothing_wider(target):
         assert not [w for w in wider if f"%{w}" in text], name
         if target.name == "generic":  # AVX's encoding would not run on an older machine
             assert not re.search(r"^\s+v[a-z]", text, re.M), name
-
-
-def innermost_loops(assembly: str) -> list[list[str]]:
-    """The instructions from each label to a jump back to it, where no other label lies between."""
-    lines, found, start, label = assembly.splitlines(), [], 0, ""
-    for number, line in enumerate(lines):
-        match = re.match(r"(\.?L\w+):", line)
-        if match:
-            start, label = number + 1, match[1]
-        elif label and re.match(rf"\s+j\w+\s+{re.escape(label)}\b", line):
-            found.append(lines[start : number + 1])
-    return found
 
 
 @pytest.mark.parametrize("vectors", [3, 4])
