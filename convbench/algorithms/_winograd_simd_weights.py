@@ -27,6 +27,8 @@ from convbench.registry import Context
 CACHE_BYTES = 1 << 20
 #: Vectors of columns beside each other in the products: the widest blocks.
 WIDEST = 4
+#: Rows of the products of all frequencies that are held at a time, at most.
+MOST_ROWS = 8
 #: Tiles that go through a strip together where edges or the layout require one, and channels of x or dy with them.
 RUN, STRIP_VECTORS = 8, 4
 
@@ -68,7 +70,7 @@ class Plan:
     def sums(self) -> tuple[int, int, int]:
         """(elements, between rows, between frequencies) of the sums of a thread."""
         if self.fused:
-            plane = 8 * WIDEST * self.lanes + 16
+            plane = MOST_ROWS * WIDEST * self.lanes + 16
             return self.planes * plane, WIDEST * self.lanes, plane
         plane = self.kb * self.cb + 16
         return self.planes * plane, self.cb, plane
@@ -210,7 +212,7 @@ def _floats(matrix: Matrix) -> tuple[tuple[float, ...], ...]:
 def _table(p: Plan, target: Any) -> np.ndarray:
     """Sizes, strides and kernels; addresses of buffers and operands come later."""
     from convbench.algorithms import _winograd_simd_weights_tasks as tasks
-    from convbench.simd.kernels.outer import most_rows, outer
+    from convbench.simd.kernels.outer import most_rows, outer, outer_panel
     from convbench.simd.kernels.tiles import collect, spread, touch
     from convbench.simd.kernels.transpose import transpose
 
@@ -242,9 +244,12 @@ def _table(p: Plan, target: Any) -> np.ndarray:
         tasks.ROW_C: row_c, tasks.PLANE_C: plane_c, tasks.ALPHA: t.alpha,
         tasks.WRITE: touch(target).address,
     }  # fmt: skip
-    for v in range(1, 5):
-        whole[tasks.OUTER + v - 1] = outer(target, v).address
-        whole[tasks.ROWS_OF + v - 1] = min(8, most_rows(target, v)) if p.fused else most_rows(target, v)
+    for v in range(1, WIDEST + 1):
+        if p.fused:
+            whole[tasks.OUTER + v - 1] = outer(target, v).address
+            whole[tasks.ROWS_OF + v - 1] = min(MOST_ROWS, most_rows(target, v))
+        else:
+            whole[tasks.OUTER_PANEL + v - 1] = outer_panel(target, v).address
     for key, value in whole.items():
         table[key] = value
     return table

@@ -24,9 +24,9 @@ DY = 16
     OUT, KG, CG, SIZE2, COLLECT, PAIRS_K, PAIRS_C, KB, CB, WIDEST, SHARED, FUSED, BLOCK_TILES,
     SCRATCH, SCRATCH_BYTES, SUMS, ROW_C, PLANE_C, RESULT, WRITE, ALPHA, OUTER,
 ) = range(2 * DY, 2 * DY + 35)  # fmt: skip
-#: From OUTER on: kernels for blocks of 1 to 4 vectors, then the most rows of each.
-ROWS_OF = OUTER + 4
-LENGTH = OUTER + 8
+#: From OUTER on: kernels for blocks of 1 to 4 vectors, then the most rows of each, then kernels for all rows.
+ROWS_OF, OUTER_PANEL = OUTER + 4, OUTER + 8
+LENGTH = OUTER + 12
 
 
 @njit(error_model="numpy")
@@ -112,14 +112,8 @@ def _multiply(
     panels = (vectors + item(p, WIDEST) - 1) // item(p, WIDEST)
     for panel in range(panels):
         v, end = panel * vectors // panels, (panel + 1) * vectors // panels
-        kernel, most = item(p, OUTER + end - v - 1), item(p, ROWS_OF + end - v - 1)
-        for start in range(0, rows, lanes):
-            here = min(lanes, rows - start)
-            parts = (here + most - 1) // most
-            for part in range(parts):
-                m, m_end = part * here // parts, (part + 1) * here // parts
-                from_a, to = a + 4 * (start // lanes * jump_a + m), sums + 4 * ((start + m) * row_c + v * lanes)
-                call(kernel, (m_end - m, from_a, 0, b + 4 * v * jump_b, 0, jump_b, 1, depth, to, row_c, 0, accumulate))
+        kernel = item(p, OUTER_PANEL + end - v - 1)
+        call(kernel, (rows, a, jump_a, b + 4 * v * jump_b, jump_b, depth, sums + 4 * v * lanes, row_c, accumulate))
 
 
 @njit(error_model="numpy")

@@ -11,7 +11,7 @@ import pytest
 from convbench.algorithms import _winograd_simd_weights as weights
 from convbench.algorithms._cook_toom import as_array, cook_toom
 from convbench.problem import LAYOUTS, ConvShape, Pass, Problem
-from convbench.simd.kernels.outer import most_rows, outer
+from convbench.simd.kernels.outer import most_rows, outer, outer_panel
 from convbench.simd.kernels.tiles import collect, spread
 from convbench.simd.target import host
 from convbench.testing.guard_pages import PLACES, FencedContext, FencedOperands
@@ -141,6 +141,26 @@ def test_outer_for_every_row_count(target) -> None:
                     )  # fmt: skip
                     np.testing.assert_array_equal(c[:, :rows], want + accumulate * SENTINEL)
                     assert (c[:, rows:] == SENTINEL).all()
+
+
+def test_outer_panel_for_every_row_count(target) -> None:
+    rng = np.random.default_rng(4)
+    lanes, depth = target.lanes, 3
+    for vectors in (1, 2, 3, 4):
+        for rows in range(1, 2 * lanes + 2):
+            of_a = -(-rows // lanes)
+            a, b = integers(rng, of_a, depth, lanes), integers(rng, vectors, depth, lanes)
+            a_at, b_at = Arena(a.size).holding(a), Arena(b.size).holding(b)
+            want = np.einsum("gtm,vtn->gmvn", a, b).reshape(of_a * lanes, vectors * lanes)[:rows]
+            for accumulate in (0, 1):
+                c = Arena((rows + 1) * vectors * lanes).cut(rows + 1, vectors * lanes)
+                c.fill(SENTINEL)
+                outer_panel(target, vectors)(
+                    rows, address(a_at), depth * lanes, address(b_at), depth * lanes, depth,
+                    address(c), vectors * lanes, accumulate,
+                )  # fmt: skip
+                np.testing.assert_array_equal(c[:rows], want + accumulate * SENTINEL)
+                assert (c[rows:] == SENTINEL).all()
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=str)
