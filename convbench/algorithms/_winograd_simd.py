@@ -261,7 +261,7 @@ def _products(
 @njit(error_model="numpy")
 def _multiply(p: int, thread: int, group: int, tiles: int, v: int, first: int, panels: int) -> None:
     """M of some panels, all frequencies, the whole depth."""
-    m, width, phases = _mine(p, BUFFER_M, thread), item(p, PANEL), item(p, PHASES)
+    m, phases = _mine(p, BUFFER_M, thread), item(p, PHASES)
     every = item(p, ALPHA) ** 2 * item(p, PLANE_U)
     if item(p, FLY) == 0:
         u = item(p, FILTERS) + 4 * (group * item(p, PANELS) + first) * every

@@ -9,8 +9,8 @@ import numpy as np
 from convbench.algorithms import _winograd_simd as loops
 from convbench.algorithms._cook_toom import Matrix
 from convbench.algorithms._simd import address_of
-from convbench.algorithms._winograd_simd_product import panel_product
 from convbench.algorithms._winograd_simd_plan import LINE, STRIP_CHANNELS, Plan, choose, geometry
+from convbench.algorithms._winograd_simd_product import panel_product
 from convbench.problem import Problem
 from convbench.registry import Context, Run
 from convbench.simd import target as targets

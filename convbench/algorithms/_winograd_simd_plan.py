@@ -15,6 +15,11 @@ from convbench.simd.kernels.gemm import EFFICIENCY, Shape, shape_for
 from convbench.simd.kernels.transform import operations
 from convbench.simd.target import Target
 
+#: Finite points beside those of `_cook_toom.POINTS`, for the filters of 2 and 4 taps that a stride of 2 leaves.
+POINTS = {
+    4: (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2)),
+    6: (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2), Fraction(1, 2)),
+}
 #: float32 in a cache line: rows and planes are multiples of it.
 LINE = 16
 #: Channels that an NCHW strip converts at a time.
@@ -83,7 +88,7 @@ def geometry(problem: Problem, tile: int, taps: int) -> Geometry:
     """The tiles of a forward or backward-data problem; `taps`: of the (decimated) filter along each axis."""
     s = problem.shape
     top, left = s.padding[0], s.padding[2]
-    transform = cook_toom(tile, taps)
+    transform = cook_toom(tile, taps, POINTS.get(tile + taps - 2))
     if problem.pass_ is Pass.BACKWARD_DATA:
         sizes = (s.kg, s.cg, s.p, s.q, s.h, s.w, s.r - 1 - top, s.s - 1 - left)
     else:
@@ -230,7 +235,7 @@ def choose(g: Geometry, target: Target, threads: int, raw: bool, **forced: int) 
     """The plan for a problem. `forced`: vectors, tiles, together, fly, chunk, split, for measurements."""
     per_tile = 4 * g.frequencies * g.depth
     tiles = forced.get("tiles", max(FEWEST_TILES, min(TILES, TILE_BYTES // per_tile)))
-    blocks = -(-g.tiles // tiles)
+    blocks = max(1, round(g.tiles / tiles))
     split = bool(forced.get("split", threads > 1 and blocks * g.groups < 2 * threads))
     if split:
         blocks = 1
@@ -245,7 +250,8 @@ def choose(g: Geometry, target: Target, threads: int, raw: bool, **forced: int) 
     chunk = max(LINE, FILTER_BYTES // (4 * g.frequencies * width) // LINE * LINE)
     chunk = min(forced.get("chunk", chunk), g.c)
     together = 1 if fly else max(1, min(panels, (512 << 10) // (4 * g.frequencies * most * width)))
-    return Plan(g, shape, target.lanes, fly, blocks, forced.get("together", together), chunk, split, bool(forced.get("ahead", 1)))
+    together, ahead = forced.get("together", together), bool(forced.get("ahead", 1))
+    return Plan(g, shape, target.lanes, fly, blocks, together, chunk, split, ahead)
 
 
 def _vectors(target: Target, columns: int, rows: int) -> int:

@@ -14,31 +14,42 @@ from convbench.registry import Context, Run, register
 
 
 class WinogradSimd(SimdImplementation):
-    """Base of the rows: a subclass gives `tile` (m) and `taps` (r)."""
+    """Base of the rows: a subclass gives `tile` (m), `taps` (r) and, where the stride is not 1, `filter`, `stride`.
 
-    passes: ClassVar[tuple[Pass, ...]] = (Pass.FORWARD, Pass.BACKWARD_DATA)
+    Forward and backward data: F(m x m, r x r) in blocks of tiles. Backward weights: F(r x r, m x m), see
+    `_winograd_simd_weights.py`.
+    """
+
     tile: ClassVar[int]
     taps: ClassVar[int] = 3
+    filter: ClassVar[int] = 3
+    stride: ClassVar[int] = 1
     exact_on_integers = False
     # The growth of these classes is set by the transforms, on short sums (see `_winograd.py`).
     error_length = 1024
 
     def limits(self, problem: Problem) -> str | None:
-        """Unit stride and dilation, and the filter whose transform this is."""
+        """Unit dilation, and the stride and filter whose transform this is."""
         s = problem.shape
-        for what, (h, w) in (("stride", s.stride), ("dilation", s.dilation)):
-            if (h, w) != (1, 1):
-                return f"winograd: {what} must be 1, not {h if h == w else f'{h}x{w}'}"
-        if (s.r, s.s) != (self.taps, self.taps):
-            return f"{self.name}: filter must be {self.taps}x{self.taps}, not {s.r}x{s.s}"
+        for what, (h, w), need in (("stride", s.stride, self.stride), ("dilation", s.dilation, 1)):
+            if (h, w) != (need, need):
+                return f"winograd: {what} must be {need}, not {h if h == w else f'{h}x{w}'}"
+        if (s.r, s.s) != (self.filter, self.filter):
+            return f"{self.name}: filter must be {self.filter}x{self.filter}, not {s.r}x{s.s}"
         return None
 
     def error_footprint(self, problem: Problem) -> tuple[int, int]:
-        """An m x m tile."""
+        """An m x m tile; for backward weights the whole filter."""
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            return (problem.shape.r, problem.shape.s)
         return (self.tile, self.tile)
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Buffers with raw weights and two threads (buffers of a thread are small)."""
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            from convbench.algorithms._winograd_simd_weights import backward_weights_bytes
+
+            return int(backward_weights_bytes(problem, self.tile, self.taps))
         return self._bytes(problem, True)
 
     def packed_estimate(self, problem: Problem) -> int:
@@ -47,12 +58,20 @@ class WinogradSimd(SimdImplementation):
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Per phase; a fused multiply-add counts as two operations, lanes that hold nothing do not count."""
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            from convbench.algorithms._winograd_simd_weights import backward_weights_flops
+
+            return dict(backward_weights_flops(problem, self.tile, self.taps))
         from convbench.algorithms._winograd_simd_plan import flops, geometry
 
         return flops(geometry(problem, self.tile, self.taps))
 
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """Kernels, buffers and, with `weights`, the filter in panels; the phases run block by block."""
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            from convbench.algorithms._winograd_simd_weights import prepare_backward_weights
+
+            return prepare_backward_weights(problem, context, self.tile, self.taps)
         from convbench.algorithms._winograd_simd_build import build
 
         return build(problem, context, weights, self.tile, self.taps)
@@ -103,6 +122,7 @@ class WinogradF2Filter5Simd(WinogradSimd):
     name = "winograd_f2_5x5_simd"
     tile: ClassVar[int] = 2
     taps: ClassVar[int] = 5
+    filter: ClassVar[int] = 5
     error_growth = 42.0
     reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4; points: arXiv 1803.10986"
 
@@ -114,6 +134,63 @@ class WinogradF4Filter5Simd(WinogradSimd):
     name = "winograd_f4_5x5_simd"
     tile: ClassVar[int] = 4
     taps: ClassVar[int] = 5
+    filter: ClassVar[int] = 5
     error_growth = 220.0
     error_length = 256
     reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4; points: arXiv 1803.10986"
+
+
+class StridedWinogradSimd(WinogradSimd):
+    """Stride 2: four decimated images of stride 1 side by side, 4 C channels; forward only.
+
+    y[p] = sum over phases a, taps t: x[2 (p + t) + a] w[2 t + a], so r taps become ceil(r / 2), and the gathering input
+    transform reads every second pixel. Backward data would write four interleaved results: not done.
+    """
+
+    passes: ClassVar[tuple[Pass, ...]] = (Pass.FORWARD,)
+    stride: ClassVar[int] = 2
+
+
+@register
+class WinogradF4Filter3Stride2Simd(StridedWinogradSimd):
+    """F(4x4,2x2) on four phases: 25 x 4 / 16 = 6.25 products for 9."""
+
+    name = "winograd_f4_3x3s2_simd"
+    tile: ClassVar[int] = 4
+    taps: ClassVar[int] = 2
+    error_growth = 20.0
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4, on decimated images"
+
+
+@register
+class WinogradF6Filter3Stride2Simd(StridedWinogradSimd):
+    """F(6x6,2x2) on four phases: 49 x 4 / 36 = 5.4 products for 9."""
+
+    name = "winograd_f6_3x3s2_simd"
+    tile: ClassVar[int] = 6
+    taps: ClassVar[int] = 2
+    error_growth = 72.0
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4, on decimated images"
+
+
+@register
+class WinogradF4Filter5Stride2Simd(StridedWinogradSimd):
+    """F(4x4,3x3) on four phases: 36 x 4 / 16 = 9 products for 25."""
+
+    name = "winograd_f4_5x5s2_simd"
+    tile: ClassVar[int] = 4
+    filter: ClassVar[int] = 5
+    error_growth = 20.0
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4, on decimated images"
+
+
+@register
+class WinogradF4Filter7Stride2Simd(StridedWinogradSimd):
+    """F(4x4,4x4) on four phases: 49 x 4 / 16 = 12.25 products for 49."""
+
+    name = "winograd_f4_7x7s2_simd"
+    tile: ClassVar[int] = 4
+    taps: ClassVar[int] = 4
+    filter: ClassVar[int] = 7
+    error_growth = 72.0
+    reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4, on decimated images"

@@ -1,12 +1,15 @@
 """Y = M X M^T for a constant matrix M, on many channels at once: every transform of Winograd convolution.
 
-The matrix is known when the kernel is written, so zeros cost nothing, ones no multiplication, and rows that differ
-in signs only (points +p and -p of Cook-Toom) share their even and odd parts: Lavin and Gray, arXiv 1509.09308.
+The matrix is known when the kernel is written, so zeros cost nothing, ones no multiplication, and what several rows
+have in common (the even and odd parts of Cook-Toom's points +p and -p) is computed once: Lavin and Gray, arXiv
+1509.09308.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from convbench.simd.compiler import kernel
 from convbench.simd.emit import I64, Emitter, Value
@@ -66,50 +69,50 @@ def _places(e: Emitter, base: Value, step: Value, table: bool) -> Callable[[int]
 
 def linear(e: Emitter, matrix: Sequence[Sequence[float]], x: Sequence[Value]) -> list[Value]:
     """The vectors M x for a constant matrix."""
-    out: dict[int, Value] = {}
-    for i, row in enumerate(matrix):
-        if i in out:
-            continue
-        j = next((j for j in range(i + 1, len(matrix)) if j not in out and _mirrored(row, matrix[j])), None)
-        if j is None:
-            out[i] = _combine(e, row, x)
-            continue
-        same = [p if p == q else 0.0 for p, q in zip(row, matrix[j], strict=True)]
-        opposite = [p if p == -q else 0.0 for p, q in zip(row, matrix[j], strict=True)]
-        even, odd = _combine(e, same, x), _combine(e, opposite, x)
-        out[i], out[j] = e.fadd(even, odd), e.fsub(even, odd)
-    return [out[i] for i in range(len(matrix))]
+    rows, shared = _share(matrix)
+    values = list(x)
+    for i, j, ratio in shared:
+        values.append(_combine(e, {i: 1.0, j: ratio}, values))
+    return [_combine(e, row, values) for row in rows]
 
 
 def operations(matrix: Sequence[Sequence[float]]) -> int:
     """Floating-point operations of `linear` for one lane: a fused multiply-add counts as two."""
-    total, done = 0, set()
-    for i, row in enumerate(matrix):
-        if i in done:
-            continue
-        j = next((j for j in range(i + 1, len(matrix)) if j not in done and _mirrored(row, matrix[j])), None)
-        if j is None:
-            total += _cost(row)
-            continue
-        done.add(j)
-        total += 2 + _cost([p if p == q else 0.0 for p, q in zip(row, matrix[j], strict=True)])
-        total += _cost([p if p == -q else 0.0 for p, q in zip(row, matrix[j], strict=True)])
-    return total
+    rows, shared = _share(matrix)
+    return sum(_cost(row) for row in rows) + sum(_cost({0: 1.0, 1: ratio}) for _, _, ratio in shared)
 
 
-def _mirrored(row: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two rows agree but for signs, with at least two terms in each half (less is no gain)."""
-    pairs = list(zip(row, other, strict=True))
-    same, opposite = (sum(1 for p, q in pairs if p and p == sign * q) for sign in (1, -1))
-    return all(p in (q, -q) for p, q in pairs) and same > 1 and opposite > 1
+def _share(matrix: Sequence[Sequence[float]]) -> tuple[list[dict[int, float]], list[tuple[int, int, float]]]:
+    """Rows as {column: factor}, and the pairs that several of them share: column c + n is x[i] + ratio x[j].
+
+    Greedy: the pair of columns that stands in the same ratio in most rows is computed once, then the next one. That
+    finds the even and odd parts of points +p and -p, in rows and in columns, and common factors of other points.
+    """
+    rows = [{j: float(f) for j, f in enumerate(row) if f} for row in matrix]
+    columns = len(matrix[0])
+    shared: list[tuple[int, int, float]] = []
+    while True:
+        count = Counter(
+            (i, j, row[j] / row[i]) for row in rows for i, j in itertools.permutations(sorted(row), 2)
+        )
+        pairs = sorted(count, key=lambda pair: (-count[pair], abs(pair[2]) != 1, abs(pair[2]) < 1, pair))
+        if not pairs or count[pairs[0]] < 2:
+            return rows, shared
+        i, j, ratio = pairs[0]
+        for row in rows:
+            if i in row and j in row and row[j] / row[i] == ratio:
+                row[columns + len(shared)] = row.pop(i)
+                del row[j]
+        shared.append((i, j, ratio))
 
 
-def _combine(e: Emitter, row: Sequence[float], x: Sequence[Value]) -> Value:
-    """The sum of row[i] x[i]; coefficients of one come first, because they need no multiplication."""
+def _combine(e: Emitter, row: Mapping[int, float], x: Sequence[Value]) -> Value:
+    """The sum of row[i] x[i]; a factor of one comes first, because it needs no multiplication."""
     total = None
-    for factor, value in sorted(((f, v) for f, v in zip(row, x, strict=True) if f), key=lambda term: term[0] != 1):
+    for i, factor in _ordered(row):
+        value = x[i]
         if total is None:
-            total = value if factor == 1 else e.fmul(e.splat_constant(factor), value)
+            total = value if factor == 1 else e.fneg(value) if factor == -1 else e.fmul(e.splat_constant(factor), value)
         elif factor == 1:
             total = e.fadd(total, value)
         elif factor == -1:
@@ -119,6 +122,12 @@ def _combine(e: Emitter, row: Sequence[float], x: Sequence[Value]) -> Value:
     return e.splat_constant(0.0) if total is None else total
 
 
-def _cost(row: Sequence[float]) -> int:
-    terms = sorted((f for f in row if f), key=lambda f: f != 1)
-    return sum((0 if f == 1 else 1) if i == 0 else (1 if f in (1, -1) else 2) for i, f in enumerate(terms))
+def _cost(row: Mapping[int, float]) -> int:
+    factors = [factor for _, factor in _ordered(row)]
+    first = 0 if not factors or factors[0] == 1 else 1
+    return first + sum(1 if factor in (1, -1) else 2 for factor in factors[1:])
+
+
+def _ordered(row: Mapping[int, float]) -> list[tuple[int, float]]:
+    """Terms, those with factor one first."""
+    return sorted(row.items(), key=lambda term: (term[1] != 1, term[0]))
