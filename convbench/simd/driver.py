@@ -127,15 +127,19 @@ _SIGNATURE = types.void(types.int64, types.int64, types.int64)
 def _compile(function: Callable[[int, int, int], None], compiler: Callable[..., Any]) -> Any:
     """The function compiled by njit or cfunc, kept on disk where that works.
 
-    Numba passes on whatever a kept file or a full disk raises. Then what is kept of this function is removed and it
-    is compiled for this process alone; an error that lies in the function itself is raised by that.
+    Numba passes on whatever a kept file or a full disk raises. A kept file that cannot be read is removed and written
+    anew; where nothing can be written, the function is compiled for this process alone. An error that lies in the
+    function itself is raised by that.
     """
     with _kept_on_disk():
-        try:
-            return compiler(_SIGNATURE, cache=True)(function)
-        except Exception:  # noqa: BLE001 - anything can come out of unpickling; what is real is raised again below
-            module = function.__module__.rpartition(".")[2]
-            cache.forget_loop(f"{module}.{function.__qualname__}-")
+        for _ in range(2):
+            try:
+                return compiler(_SIGNATURE, cache=True)(function)
+            except OSError:
+                break
+            except Exception:  # noqa: BLE001 - anything can come out of unpickling; what is real is raised again below
+                module = function.__module__.rpartition(".")[2]
+                cache.forget_loop(f"{module}.{function.__qualname__}-")
     return compiler(_SIGNATURE, cache=False)(function)
 
 
