@@ -2,7 +2,8 @@
 
 Tiles of m x m values of dy are the taps, the r x r filter is the result (Lavin and Gray, arXiv 1509.09308). Each
 frequency is a sum of outer products of two vectors of channels, one for each tile. Channels of dy are rows of the
-products, channels of x their columns, so that dw is written in vectors. Two orders, by an estimate of their cost:
+products, channels of x their columns, so that dw is written in vectors; exchanged (`swapped`) where few channels of
+x would leave vectors empty. Two orders, by an estimate of their cost:
 
 fused: few tiles. All tiles are transformed once; then, for a few rows and columns after the other, all frequencies
 over all tiles and at once the transform of the sums, which never leave the cache.
@@ -35,7 +36,7 @@ RUN, STRIP_VECTORS = 8, 4
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of one problem. kb, cb: channels of a pair; tiles: of a chunk. Channels in multiples of `lanes`."""
+    """Sizes of one problem. kb, cb: rows and columns of a pair, multiples of `lanes`; tiles: of a chunk."""
 
     problem: Problem
     transform: CookToom
@@ -46,6 +47,17 @@ class Plan:
     kb: int = 0
     cb: int = 0
     tiles: int = 0
+    swapped: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Channels of a group that are rows of the products: dy's, or x's where they are swapped."""
+        return self.problem.shape.cg if self.swapped else self.problem.shape.kg
+
+    @property
+    def columns(self) -> int:
+        """Channels of a group that are columns of the products."""
+        return self.problem.shape.kg if self.swapped else self.problem.shape.cg
 
     @property
     def total(self) -> int:
@@ -77,19 +89,19 @@ class Plan:
 
     @property
     def shared(self) -> tuple[int, int]:
-        """Elements of the transformed x and dy that all threads share."""
+        """Elements of the transformed columns and rows (x and dy) that all threads share."""
         if not self.fused:
             return 0, 0
-        s = self.problem.shape
-        one = s.groups * self.planes * self.plane
-        return self.vectors(s.cg) * one, self.vectors(s.kg) * one
+        one = self.problem.shape.groups * self.planes * self.plane
+        return self.vectors(self.columns) * one, self.vectors(self.rows) * one
 
     @property
     def own(self) -> tuple[int, int, int, int]:
-        """Elements of x tiles, dy tiles, sums and an unturned result that each thread has."""
+        """Elements of transformed columns and rows, of sums, and of a result to be turned, that each thread has."""
         vector = 0 if self.fused else self.planes * self.plane
         sums, row, _ = self.sums
-        result = self.problem.shape.r ** 2 * row if self.problem.layout == "nchw" else 0
+        turned = self.kb if self.swapped else int(self.problem.layout == "nchw")
+        result = turned * self.problem.shape.r ** 2 * row
         return self.vectors(self.cb) * vector, self.vectors(self.kb) * vector, sums, result
 
     @property
@@ -101,9 +113,15 @@ class Plan:
 
     @property
     def pairs(self) -> tuple[int, int]:
-        """Blocks of dy's and of x's channels of a group."""
-        s = self.problem.shape
-        return -(-s.kg // self.kb), -(-s.cg // self.cb)
+        """Blocks of rows and of columns of a group."""
+        return -(-self.rows // self.kb), -(-self.columns // self.cb)
+
+    @property
+    def widths(self) -> set[int]:
+        """Vectors of the panels that the columns of all pairs are cut into."""
+        sizes = {self.vectors(min(self.cb, self.columns)), self.vectors(self.columns % self.cb)} - {0}
+        panels = {n: -(-n // WIDEST) for n in sizes}
+        return {width for n, count in panels.items() for width in (n // count, -(-n // count))}
 
     @property
     def flops(self) -> dict[str, float]:
@@ -112,7 +130,7 @@ class Plan:
 
         s, t, (pairs_k, pairs_c) = self.problem.shape, self.transform, self.pairs
         of_x, of_dy = operations(_floats(t.bt)) * 2 * t.alpha, operations(_floats(t.g)) * (t.r + t.alpha)
-        again_x, again_dy = (1, 1) if self.fused else (pairs_k, pairs_c)
+        again_x, again_dy = (1, 1) if self.fused else (pairs_c, pairs_k) if self.swapped else (pairs_k, pairs_c)
         return {
             "input_transform": 1.0 * self.total * (s.c * again_x * of_x + s.k * again_dy * of_dy),
             "multiply": 2.0 * self.planes * self.total * s.groups * s.kg * s.cg,
@@ -131,13 +149,15 @@ def plan(problem: Problem, tile: int, taps: int, lanes: int, threads: int = 1) -
         n = start.vectors(s.cg)
         cb = -(-n // -(-n // wide)) * lanes
         candidates.append(replace(start, fused=True, kb=lanes, cb=cb, tiles=start.total))
-    for kb in range(1, min(8, start.vectors(s.kg)) + 1):
-        for cb in range(1, min(8, start.vectors(s.cg)) + 1):
-            sums = 4 * start.planes * kb * cb * lanes**2
-            tiles = (CACHE_BYTES - sums) // (4 * start.planes * (kb + cb) * lanes)
-            if tiles >= 8 or kb * cb == 1:
-                tiles = min(max(tiles, 8), start.total)
-                candidates.append(replace(start, kb=kb * lanes, cb=cb * lanes, tiles=tiles))
+    for swapped in (False, True):
+        start = replace(start, swapped=swapped)
+        for kb in range(1, min(8, start.vectors(start.rows)) + 1):
+            for cb in range(1, min(8, start.vectors(start.columns)) + 1):
+                sums = 4 * start.planes * kb * cb * lanes**2
+                tiles = (CACHE_BYTES - sums) // (4 * start.planes * (kb + cb) * lanes)
+                if tiles >= 8 or kb * cb == 1:
+                    tiles = min(max(tiles, 8), start.total)
+                    candidates.append(replace(start, kb=kb * lanes, cb=cb * lanes, tiles=tiles))
     return min(candidates, key=lambda candidate: cost(candidate, threads))
 
 
@@ -145,15 +165,16 @@ def cost(plan: Plan, threads: int) -> float:
     """Cycles of a core, roughly: multiply-adds, transforms, sums that are read and written again, memory."""
     s, lanes, planes, total = plan.problem.shape, plan.lanes, plan.planes, plan.total
     pairs_k, pairs_c = plan.pairs
-    kv, cv = plan.vectors(min(plan.kb, s.kg)), plan.vectors(min(plan.cb, s.cg))
-    k = min(plan.kb, s.kg)
+    k = min(plan.kb, plan.rows)
+    kv, cv = plan.vectors(k), plan.vectors(min(plan.cb, plan.columns))
     turns = -(-s.groups * pairs_k * pairs_c // threads)  # pairs that the busiest thread computes
     multiply = planes * total * k * cv / 2 * 1.3
-    collect = k * cv * planes * 3
+    collect = k * cv * planes * (6 if plan.swapped else 3)
     transform = total * planes * 9
     if plan.fused:
         stream = planes * total * kv * lanes * 4 / 8
-        once = s.groups * (plan.vectors(s.cg) + plan.vectors(s.kg)) * (transform + planes * total * lanes * 4 / 6)
+        vectors = s.groups * (plan.vectors(plan.columns) + plan.vectors(plan.rows))
+        once = vectors * (transform + planes * total * lanes * 4 / 6)
         return turns * (max(multiply, stream) + collect) + once / threads
     again = -(-total // plan.tiles) * planes * k * cv * lanes * 8 / 64
     return turns * (multiply + collect + (kv + cv) * transform + again)
@@ -186,10 +207,11 @@ def prepare_backward_weights(
     inputs = Runner(tasks.transform_unit, table, context.threads) if p.fused else None
     s, (pairs_k, pairs_c) = problem.shape, p.pairs
     rows = s.n * p.down
-    units = rows * s.groups * int(table[tasks.CHUNKS_OF_GROUP] + table[tasks.DY + tasks.CHUNKS_OF_GROUP])
+    units = rows * s.groups * int(table[tasks.CHUNKS_OF_GROUP] + table[tasks.ROWS + tasks.CHUNKS_OF_GROUP])
+    of_x, of_dy = (tasks.ROWS, tasks.COLUMNS) if p.swapped else (tasks.COLUMNS, tasks.ROWS)
 
     def run(x: np.ndarray, dy: np.ndarray, dw: np.ndarray) -> None:
-        table[tasks.ADDRESS], table[tasks.DY + tasks.ADDRESS] = address_of(x), address_of(dy)
+        table[of_x + tasks.ADDRESS], table[of_dy + tasks.ADDRESS] = address_of(x), address_of(dy)
         table[tasks.OUT] = address_of(dw)
         if inputs is not None:
             inputs(units)
@@ -217,9 +239,10 @@ def _table(p: Plan, target: Any) -> np.ndarray:
     from convbench.simd.kernels.transpose import transpose
 
     s, t, table = p.problem.shape, p.transform, np.zeros(tasks.LENGTH, np.int64)
+    of_x, of_dy = (tasks.ROWS, tasks.COLUMNS) if p.swapped else (tasks.COLUMNS, tasks.ROWS)
     for base, channels, of_group, size, padding, matrix, name in (
-        (0, s.c, s.cg, (s.h, s.w), (s.padding[0], s.padding[2]), t.bt, "x"),
-        (tasks.DY, s.k, s.kg, (s.p, s.q), (0, 0), t.g, "dy"),
+        (of_x, s.c, s.cg, (s.h, s.w), (s.padding[0], s.padding[2]), t.bt, "x"),
+        (of_dy, s.k, s.kg, (s.p, s.q), (0, 0), t.g, "dy"),
     ):
         chunk = STRIP_VECTORS * p.lanes
         operand = {
@@ -237,14 +260,15 @@ def _table(p: Plan, target: Any) -> np.ndarray:
         tasks.PHASES: tasks.INPUT | tasks.MULTIPLY | tasks.OUTPUT, tasks.NCHW: int(p.problem.layout == "nchw"),
         tasks.STEP: t.r, tasks.PLANES: p.planes, tasks.LANES: p.lanes, tasks.DOWN: p.down, tasks.ACROSS: p.across,
         tasks.TOTAL: p.total, tasks.RUN: RUN, tasks.TRANSPOSE: transpose(target).address,
-        tasks.UNITS_X: s.n * p.down * s.groups * table[tasks.CHUNKS_OF_GROUP], tasks.KG: s.kg, tasks.CG: s.cg,
+        tasks.UNITS_OF_COLUMNS: s.n * p.down * s.groups * table[tasks.CHUNKS_OF_GROUP], tasks.KG: s.kg,
+        tasks.CG: s.cg, tasks.SWAPPED: int(p.swapped),
         tasks.SIZE2: s.r * s.s, tasks.COLLECT: collect(target, _floats(t.at), "dw").address,
         tasks.PAIRS_K: pairs_k, tasks.PAIRS_C: pairs_c, tasks.KB: p.kb, tasks.CB: p.cb, tasks.WIDEST: WIDEST,
         tasks.SHARED: int(p.fused), tasks.FUSED: int(p.fused), tasks.BLOCK_TILES: p.tiles,
         tasks.ROW_C: row_c, tasks.PLANE_C: plane_c, tasks.ALPHA: t.alpha,
         tasks.WRITE: touch(target).address,
     }  # fmt: skip
-    for v in range(1, WIDEST + 1):
+    for v in p.widths:
         if p.fused:
             whole[tasks.OUTER + v - 1] = outer(target, v).address
             whole[tasks.ROWS_OF + v - 1] = min(MOST_ROWS, most_rows(target, v))
@@ -259,14 +283,14 @@ def _buffers(p: Plan, table: np.ndarray, context: Context) -> list[np.ndarray]:
     """Takes the workspace and writes its addresses into the table."""
     from convbench.algorithms import _winograd_simd_weights_tasks as tasks
 
-    of_x, of_dy, sums, result = p.own
-    own = of_x + of_dy + sums + result
+    columns, rows, sums, result = p.own
+    own = columns + rows + sums + result
     buffers = [context.empty(max(1, size), np.float32) for size in (*p.shared, own * context.threads)]
     buffers.append(context.empty(p.strip * context.threads, np.float32))
-    table[tasks.TILES], table[tasks.DY + tasks.TILES] = 0, 4 * of_x
+    table[tasks.TILES], table[tasks.ROWS + tasks.TILES] = 0, 4 * columns
     if p.fused:
-        table[tasks.TILES], table[tasks.DY + tasks.TILES] = address_of(buffers[0]), address_of(buffers[1])
-    table[tasks.SUMS], table[tasks.RESULT] = 4 * (of_x + of_dy), 4 * (of_x + of_dy + sums)
+        table[tasks.TILES], table[tasks.ROWS + tasks.TILES] = address_of(buffers[0]), address_of(buffers[1])
+    table[tasks.SUMS], table[tasks.RESULT] = 4 * (columns + rows), 4 * (columns + rows + sums)
     table[tasks.SCRATCH], table[tasks.SCRATCH_BYTES] = address_of(buffers[2]), 4 * own
     table[tasks.STRIP], table[tasks.STRIP_BYTES] = address_of(buffers[3]), 4 * p.strip
     return buffers

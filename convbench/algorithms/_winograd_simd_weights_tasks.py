@@ -13,17 +13,17 @@ from convbench.simd.patch import gather
 #: Phases that can be switched off one by one, for timing: a bit mask.
 INPUT, MULTIPLY, OUTPUT = 1, 2, 4
 
-#: The parameter table. First, twice (x, then dy): what the transform of an operand needs.
+#: The parameter table. First, twice: what the transform of an operand needs, of the columns and of the rows.
 (
     ADDRESS, CHANNELS, HEIGHT, WIDTH, TOP, LEFT, TAPS, KERNEL, OF_GROUP, VECTORS_OF_GROUP, TILES, PLANE, JUMP,
     CHUNK, CHUNKS_OF_GROUP,
 ) = range(15)  # fmt: skip
-DY = 16
+COLUMNS, ROWS = 0, 16
 (
-    PHASES, NCHW, STEP, PLANES, LANES, DOWN, ACROSS, TOTAL, RUN, STRIP, STRIP_BYTES, TRANSPOSE, UNITS_X,
+    PHASES, NCHW, STEP, PLANES, LANES, DOWN, ACROSS, TOTAL, RUN, STRIP, STRIP_BYTES, TRANSPOSE, UNITS_OF_COLUMNS,
     OUT, KG, CG, SIZE2, COLLECT, PAIRS_K, PAIRS_C, KB, CB, WIDEST, SHARED, FUSED, BLOCK_TILES,
-    SCRATCH, SCRATCH_BYTES, SUMS, ROW_C, PLANE_C, RESULT, WRITE, ALPHA, OUTER,
-) = range(2 * DY, 2 * DY + 35)  # fmt: skip
+    SCRATCH, SCRATCH_BYTES, SUMS, ROW_C, PLANE_C, RESULT, WRITE, ALPHA, SWAPPED, OUTER,
+) = range(2 * ROWS, 2 * ROWS + 36)  # fmt: skip
 #: From OUTER on: kernels for blocks of 1 to 4 vectors, then the most rows of each, then kernels for all rows.
 ROWS_OF, OUTER_PANEL = OUTER + 4, OUTER + 8
 LENGTH = OUTER + 12
@@ -81,9 +81,9 @@ def _transform(
 @task
 def transform_unit(index: int, thread: int, p: int) -> None:
     """A row of tiles of one chunk of channels, of x or dy, into the planes that all threads share."""
-    operand = 0
-    if index >= item(p, UNITS_X):
-        operand, index = DY, index - item(p, UNITS_X)
+    operand = COLUMNS
+    if index >= item(p, UNITS_OF_COLUMNS):
+        operand, index = ROWS, index - item(p, UNITS_OF_COLUMNS)
     if item(p, PHASES) & INPUT == 0:
         return
     strip = item(p, STRIP) + item(p, STRIP_BYTES) * thread
@@ -104,10 +104,10 @@ def transform_unit(index: int, thread: int, p: int) -> None:
 def _multiply(
     p: int, a: int, rows: int, b: int, columns: int, sums: int, f: int, depth: int, accumulate: int
 ) -> None:
-    """sums[f] (+)= A[f]^T B[f] for one frequency: `rows` channels of dy, all vectors that hold `columns` of x."""
+    """sums[f] (+)= A[f]^T B[f] for one frequency: all rows, all vectors that hold the columns."""
     lanes, row_c = item(p, LANES), item(p, ROW_C)
-    jump_a, jump_b = item(p, DY + JUMP), item(p, JUMP)
-    a, b, sums = a + 4 * f * item(p, DY + PLANE), b + 4 * f * item(p, PLANE), sums + 4 * f * item(p, PLANE_C)
+    jump_a, jump_b = item(p, ROWS + JUMP), item(p, JUMP)
+    a, b, sums = a + 4 * f * item(p, ROWS + PLANE), b + 4 * f * item(p, PLANE), sums + 4 * f * item(p, PLANE_C)
     vectors = (columns + lanes - 1) // lanes
     panels = (vectors + item(p, WIDEST) - 1) // item(p, WIDEST)
     for panel in range(panels):
@@ -122,7 +122,7 @@ def _finish(
 ) -> None:
     """All frequencies of a few rows and vectors after each other, and their transform at once."""
     lanes, total = item(p, LANES), item(p, TOTAL)
-    jump_a, jump_b, plane_a, plane_b = item(p, DY + JUMP), item(p, JUMP), item(p, DY + PLANE), item(p, PLANE)
+    jump_a, jump_b, plane_a, plane_b = item(p, ROWS + JUMP), item(p, JUMP), item(p, ROWS + PLANE), item(p, PLANE)
     alpha, plane_c, phases = item(p, ALPHA), item(p, PLANE_C), item(p, PHASES)
     vectors = (columns + lanes - 1) // lanes
     panels = (vectors + item(p, WIDEST) - 1) // item(p, WIDEST)
@@ -151,6 +151,21 @@ def _finish(
                         _await_result(p, group, k + start + row, c + v * lanes, width)
                 if phases & OUTPUT:
                     _write(p, sums, row_c, group, k + start + m, m_end - m, c + v * lanes, width, result)
+
+
+@njit(error_model="numpy")
+def _write_swapped(p: int, sums: int, group: int, c: int, rows: int, k: int, columns: int, result: int) -> None:
+    """As _write, where rows are input channels and columns are output channels."""
+    row_c, cg, size, kernel = item(p, ROW_C), item(p, CG), item(p, SIZE2), item(p, TRANSPOSE)
+    call(item(p, COLLECT), (rows, columns, sums, row_c, item(p, PLANE_C), result, size * row_c, row_c))
+    to = item(p, OUT) + 4 * (group * item(p, KG) + k) * cg * size
+    if item(p, NCHW) == 0:  # (K, R, S, C)
+        for tap in range(size):
+            source = result + 4 * tap * row_c
+            call(kernel, (rows, columns, source, size * row_c, to + 4 * (tap * cg + c), size * cg))
+        return
+    for m in range(rows):  # (K, C, R, S)
+        call(kernel, (size, columns, result + 4 * m * size * row_c, row_c, to + 4 * (c + m) * size, cg * size))
 
 
 @njit(error_model="numpy")
@@ -188,27 +203,30 @@ def pair(index: int, thread: int, p: int) -> None:
     pairs = item(p, PAIRS_K) * item(p, PAIRS_C)
     group, inner = index // pairs, index % pairs
     k, c = inner % item(p, PAIRS_K) * item(p, KB), inner // item(p, PAIRS_K) * item(p, CB)
-    rows, columns = min(item(p, KB), item(p, KG) - k), min(item(p, CB), item(p, CG) - c)
+    of_rows, of_columns = item(p, ROWS + OF_GROUP), item(p, OF_GROUP)  # channels of a group
+    rows, columns = min(item(p, KB), of_rows - k), min(item(p, CB), of_columns - c)
     scratch, strip = item(p, SCRATCH) + item(p, SCRATCH_BYTES) * thread, item(p, STRIP) + item(p, STRIP_BYTES) * thread
     sums, result = scratch + item(p, SUMS), scratch + item(p, RESULT)
-    of_x, of_dy = item(p, TILES), item(p, DY + TILES)
+    in_columns, in_rows = item(p, TILES), item(p, ROWS + TILES)
     phases, total, lanes = item(p, PHASES), item(p, TOTAL), item(p, LANES)
     if item(p, SHARED):
-        of_x += 4 * (group * item(p, VECTORS_OF_GROUP) + c // lanes) * item(p, JUMP)
-        of_dy += 4 * (group * item(p, DY + VECTORS_OF_GROUP) + k // lanes) * item(p, DY + JUMP)
+        in_columns += 4 * (group * item(p, VECTORS_OF_GROUP) + c // lanes) * item(p, JUMP)
+        in_rows += 4 * (group * item(p, ROWS + VECTORS_OF_GROUP) + k // lanes) * item(p, ROWS + JUMP)
     else:
-        of_x, of_dy = scratch + of_x, scratch + of_dy
+        in_columns, in_rows = scratch + in_columns, scratch + in_rows
     if item(p, FUSED):
-        _finish(p, of_dy, rows, of_x, columns, group, k, c, sums, result)
+        _finish(p, in_rows, rows, in_columns, columns, group, k, c, sums, result)
         return
     chunks = (total + item(p, BLOCK_TILES) - 1) // item(p, BLOCK_TILES)
     for chunk in range(chunks):
         start, end = chunk * total // chunks, (chunk + 1) * total // chunks
         if phases & INPUT and item(p, SHARED) == 0:
-            _transform(p, 0, start, end, group * item(p, CG) + c, columns, of_x, strip)
-            _transform(p, DY, start, end, group * item(p, KG) + k, rows, of_dy, strip)
+            _transform(p, COLUMNS, start, end, group * of_columns + c, columns, in_columns, strip)
+            _transform(p, ROWS, start, end, group * of_rows + k, rows, in_rows, strip)
         if phases & MULTIPLY:
             for f in range(item(p, PLANES)):
-                _multiply(p, of_dy, rows, of_x, columns, sums, f, end - start, int(chunk > 0))
-    if phases & OUTPUT:
+                _multiply(p, in_rows, rows, in_columns, columns, sums, f, end - start, int(chunk > 0))
+    if phases & OUTPUT and item(p, SWAPPED):
+        _write_swapped(p, sums, group, k, rows, c, columns, result)
+    elif phases & OUTPUT:
         _write(p, sums, item(p, ROW_C), group, k, rows, c, columns, result)

@@ -81,14 +81,15 @@ def check(p: Problem, tile: int, unit, chosen=None, threads: int = 1, place: str
 
 
 def both_orders(p: Problem, tile: int, lanes: int) -> list[weights.Plan]:
-    """The chosen plan, one that holds all tiles, and one of small pairs and chunks."""
+    """The chosen plan, one that holds all tiles, and some of small pairs and chunks."""
     best = weights.plan(p, tile, p.shape.r, lanes)
     wide = -(-p.shape.cg // lanes) * lanes
     return [
         best,
-        replace(best, fused=True, kb=lanes, cb=wide, tiles=best.total),
-        replace(best, fused=False, kb=lanes, cb=2 * lanes, tiles=min(best.total, 5)),
-        replace(best, fused=False, kb=2 * lanes, cb=5 * lanes, tiles=min(best.total, 9)),
+        replace(best, fused=True, swapped=False, kb=lanes, cb=wide, tiles=best.total),
+        replace(best, fused=False, swapped=False, kb=lanes, cb=2 * lanes, tiles=min(best.total, 5)),
+        replace(best, fused=False, swapped=False, kb=2 * lanes, cb=5 * lanes, tiles=min(best.total, 9)),
+        replace(best, fused=False, swapped=True, kb=lanes, cb=3 * lanes, tiles=min(best.total, 6)),
     ]
 
 
@@ -212,6 +213,18 @@ def vgg(c: int, size: int, k: int) -> Problem:
 def test_few_tiles_are_held_and_many_are_cut() -> None:
     assert weights.plan(vgg(512, 14, 512), 4, 3, 16).fused
     assert not weights.plan(vgg(64, 224, 64), 4, 3, 16).fused
+
+
+def test_few_input_channels_are_rows() -> None:
+    assert weights.plan(vgg(3, 224, 64), 4, 3, 16).swapped
+    assert not weights.plan(vgg(64, 224, 3), 4, 3, 16).swapped
+
+
+def test_only_kernels_that_are_called_are_made() -> None:
+    chosen = weights.plan(vgg(64, 224, 64), 4, 3, 16)
+    assert chosen.widths == {4}
+    assert replace(chosen, cb=48).widths == {3, 1}
+    assert replace(weights.plan(vgg(80, 224, 64), 4, 3, 16), cb=80).widths == {2, 3}
 
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
