@@ -10,10 +10,13 @@ import pytest
 
 from convbench.algorithms import _winograd_simd_weights as weights
 from convbench.algorithms._cook_toom import as_array, cook_toom
+from convbench.algorithms._simd import SimdImplementation
 from convbench.problem import LAYOUTS, ConvShape, Pass, Problem
+from convbench.registry import Context, Run
 from convbench.simd.kernels.outer import most_rows, outer, outer_panel
 from convbench.simd.kernels.tiles import collect, spread
 from convbench.simd.target import host
+from convbench.testing import conformance
 from convbench.testing.guard_pages import PLACES, FencedContext, FencedOperands
 from tests.simd_helpers import SENTINEL, Arena, address, integers, target
 
@@ -117,6 +120,36 @@ def test_other_places_and_two_threads(place: str, layout: str) -> None:
         p = problem(name, 3, layout)
         for chosen in [None, *both_orders(p, 4, host().lanes)]:
             check(p, 4, host(), chosen, 2, place)
+
+
+class F4(SimdImplementation):
+    """Backward weights alone, as the conformance suite takes a row."""
+
+    name = "winograd_f4_of_this_test"
+    passes = (Pass.BACKWARD_WEIGHTS,)
+    exact_on_integers = False
+    error_growth = 14.0
+    error_length = 1024
+
+    def limits(self, problem: Problem) -> str | None:
+        s = problem.shape
+        fits = (s.r, s.s, s.stride, s.dilation) == (3, 3, (1, 1), (1, 1))
+        return None if fits else "winograd: 3x3 filters of stride 1"
+
+    def error_footprint(self, problem: Problem) -> tuple[int, int]:
+        return (3, 3)
+
+    def workspace_estimate(self, problem: Problem) -> int:
+        return weights.backward_weights_bytes(problem, 4, 3)
+
+    def prepare(self, problem: Problem, context: Context, weights_: object = None) -> Run:
+        return weights.prepare_backward_weights(problem, context, 4, 3)
+
+
+def test_conformance_of_one_row() -> None:
+    outcomes = [(case, conformance.check(F4(), case.problem, threads=2)) for case in conformance.cases(F4())]
+    assert sum(outcome.status == "ok" for _, outcome in outcomes) >= 10
+    assert [(str(case), outcome.reason) for case, outcome in outcomes if outcome.status == "wrong"] == []
 
 
 # ---- kernels
