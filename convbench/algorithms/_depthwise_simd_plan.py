@@ -93,9 +93,12 @@ def best_patterns(problem: Problem, target: Target) -> tuple[Pattern, Pattern] |
         smallest = rows.size == steps[0] and columns.size == steps[1]
         if work > STRAIGHT or (registers > target.registers and not smallest):
             continue
-        loads = len(rows.offsets) * len(columns.offsets) + s.r * s.s
+        pixels = len(rows.offsets) * len(columns.offsets)
+        loads = pixels + s.r * s.s
         blocks = -(-outer[0] // rows.size) * -(-outer[1] // columns.size)
-        cost = blocks * (max(work, loads) / 2 + 0.25 * min(work, loads) + rows.size * columns.size + 8)
+        # a window of many pixels is a stream of memory for each: more than the hardware fetches ahead
+        streams = 1.5 * max(0, pixels - 24)
+        cost = blocks * (max(work, loads) / 2 + 0.25 * min(work, loads) + rows.size * columns.size + 8 + streams)
         if cost < least:
             best, least = (rows, columns), cost
     return best
