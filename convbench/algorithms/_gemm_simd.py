@@ -1,10 +1,11 @@
 """Implicit GEMM, forward and backward data: which pixels are multiplied with which taps, laid out in tables.
 
-Both passes compute, for each output position, a sum over taps of (input position) x (matrix of the tap). Along one axis
-that is a list of (tap, input index) for every output index; positions with the same list (up to a shift) form a class,
-and a pair of classes, one per axis, is one brgemm: its taps are the segments, its pixels the rows. Taps that fall on
-padding, or between the pixels of a strided gradient, are in no list, so they cost nothing and need no padded copy. Where
-that would leave many classes with few pixels each (large filters on small images), the input is padded in a strip.
+Both passes compute, for each output position, a sum over taps of (input position) x (matrix of the tap). Along one
+axis that is a list of (tap, input index) for every output index; positions with the same list (up to a shift) form a
+class, and a pair of classes, one per axis, is one brgemm: its taps are the segments, its pixels the rows. Taps that
+fall on padding, or between the pixels of a strided gradient, are in no list, so they cost nothing and need no padded
+copy. Where that would leave many classes with few pixels each (large filters on small images), the input is padded in
+a strip.
 
 This module plans (NumPy only); `_gemm_simd_tasks` runs.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -256,7 +258,7 @@ class _Planner:
     def _segments(self, h_taps: Taps, w_taps: Taps, channels: int) -> tuple[np.ndarray, int]:
         """Pairs (offset into a, offset into a block of the panel), and the length of k in each."""
         taps, depth = w_taps, channels
-        run = all(q == (p[0] + 1, p[1] + 1) for p, q in zip(w_taps, w_taps[1:], strict=False))
+        run = all(q == (p[0] + 1, p[1] + 1) for p, q in pairwise(w_taps))
         if self.merge and run and w_taps:  # neighbouring taps of a row are neighbours in memory
             taps, depth = w_taps[:1], channels * len(w_taps)
         pairs = [

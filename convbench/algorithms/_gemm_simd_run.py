@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from convbench.algorithms._gemm_simd import Geometry, Plan, plan
-from convbench.algorithms._gemm_simd_tasks import P, pack_task, tile_task
+from convbench.algorithms._gemm_simd_tasks import NAMES, OUT, A, W, pack_task, tile_task
 from convbench.algorithms._simd import address_of
 from convbench.problem import Pass, Problem
 from convbench.registry import Context, Run
@@ -46,35 +46,35 @@ def prepare_products(problem: Problem, context: Context, weights: Any, target: T
     jobs = g.images * g.groups * len(made.tiles)
     chunks = 1 if jobs >= 8 * context.threads or context.threads == 1 else min(made.panels, context.threads)
     strip = -(-made.strip_floats // 16) * 16
-    values: dict[P, int] = {
-        P.PACKED: address_of(packed), P.TILES: tables.ctypes.data, P.SCRATCH: address_of(scratch),
-        P.PER_THREAD: per_thread, P.STRIP: strip, P.NCHW: made.nchw, P.PADDED: made.padded,
-        P.GROUPS: g.groups, P.TILE_COUNT: len(made.tiles), P.CHUNKS: chunks, P.PANELS: made.panels,
-        P.WIDTH: made.width, P.CHANNELS: g.channels, P.FILTERS: g.filters, P.TAPS: g.taps, P.BLOCK: made.block,
-        P.A_HEIGHT: g.a_height, P.A_WIDTH: g.a_width, P.HEIGHT: g.height, P.OUT_WIDTH: g.width, P.LEFT: made.left,
-        P.COLUMNS: made.columns, P.ROWS_OF_BLOCK: shape.rows,
-        P.KERNEL: gemm_pixels.pixels(target, shape).address, P.TRANSPOSE: transpose(target).address,
-        P.AHEAD: int(packed.nbytes > AHEAD_BYTES),
-        P.PACK_TABLE: order.ctypes.data, **_packing(problem, target),
+    values: dict[str, int] = {
+        "packed": address_of(packed), "tiles": tables.ctypes.data, "scratch": address_of(scratch),
+        "per_thread": per_thread, "strip": strip, "nchw": made.nchw, "padded": made.padded,
+        "groups": g.groups, "tile_count": len(made.tiles), "chunks": chunks, "panels": made.panels,
+        "width": made.width, "channels": g.channels, "filters": g.filters, "taps": g.taps, "block": made.block,
+        "a_height": g.a_height, "a_width": g.a_width, "height": g.height, "out_width": g.width, "left": made.left,
+        "columns": made.columns, "rows_of_block": shape.rows,
+        "kernel": gemm_pixels.pixels(target, shape).address, "transpose": transpose(target).address,
+        "ahead": int(packed.nbytes > AHEAD_BYTES),
+        "pack_table": order.ctypes.data, **_packing(problem, target),
     }  # fmt: skip
-    parameters = np.zeros(int(P.COUNT), np.int64)
-    for place, value in values.items():
-        parameters[int(place)] = value
+    parameters = np.zeros(len(NAMES), np.int64)
+    for name, value in values.items():
+        parameters[NAMES.index(name)] = value
     products, packing = (Runner(t, parameters, context.threads) for t in (tile_task, pack_task))
     kept = (packed, scratch, tables, order)
 
     def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-        parameters[int(P.W)] = address_of(b)
+        parameters[W] = address_of(b)
         packing(g.groups * made.panels)
         run_packed(a, out)
 
     def run_packed(a: np.ndarray, out: np.ndarray, kept: Any = kept) -> None:
-        parameters[int(P.A)], parameters[int(P.OUT)] = address_of(a), address_of(out)
+        parameters[A], parameters[OUT] = address_of(a), address_of(out)
         products(jobs * chunks)
 
     if weights is None:
         return run
-    parameters[int(P.W)] = address_of(weights)
+    parameters[W] = address_of(weights)
     packing(g.groups * made.panels)
     return run_packed
 
@@ -129,22 +129,22 @@ def _packing_order(made: Plan, problem: Problem) -> np.ndarray:
     return np.ascontiguousarray(places.ravel(), dtype=np.int64)
 
 
-def _packing(problem: Problem, target: Target) -> dict[P, int]:
+def _packing(problem: Problem, target: Target) -> dict[str, int]:
     """How pack_task reads the filter: the matrices it consists of, and the kernel."""
     g, s = Geometry.of(problem), problem.shape
     taps, size = s.r * s.s, s.r * s.s * s.cg
     group = s.kg * size
     if problem.pass_ is Pass.FORWARD:  # rows k of length size, turned
         return {
-            P.PACK: pack.turn(target).address, P.PACK_ROWS: 0, P.PACK_COLUMNS: size, P.PACK_ROW_FROM: size,
-            P.PACK_STEP: size, P.PACK_REPEAT: 1, P.PACK_NEXT: 0, P.PACK_GROUP: group,
+            "pack": pack.turn(target).address, "pack_rows": 0, "pack_columns": size, "pack_row_from": size,
+            "pack_step": size, "pack_repeat": 1, "pack_next": 0, "pack_group": group,
         }  # fmt: skip
     if problem.layout == "nhwc" or taps == 1:  # rows (k, tap) run along the panel
         return {
-            P.PACK: pack.place(target).address, P.PACK_ROWS: g.channels * taps, P.PACK_COLUMNS: 0,
-            P.PACK_ROW_FROM: s.cg, P.PACK_STEP: 1, P.PACK_REPEAT: 1, P.PACK_NEXT: 0, P.PACK_GROUP: group,
+            "pack": pack.place(target).address, "pack_rows": g.channels * taps, "pack_columns": 0,
+            "pack_row_from": s.cg, "pack_step": 1, "pack_repeat": 1, "pack_next": 0, "pack_group": group,
         }  # fmt: skip
     return {  # for each k a matrix (c, tap)
-        P.PACK: pack.turn(target).address, P.PACK_ROWS: 0, P.PACK_COLUMNS: taps, P.PACK_ROW_FROM: taps,
-        P.PACK_STEP: taps, P.PACK_REPEAT: g.channels, P.PACK_NEXT: size, P.PACK_GROUP: group,
+        "pack": pack.turn(target).address, "pack_rows": 0, "pack_columns": taps, "pack_row_from": taps,
+        "pack_step": taps, "pack_repeat": g.channels, "pack_next": size, "pack_group": group,
     }  # fmt: skip

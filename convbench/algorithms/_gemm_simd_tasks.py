@@ -6,71 +6,26 @@ the second-level cache) serves the whole tile, and the tile's input stays there 
 
 from __future__ import annotations
 
-from enum import IntEnum, auto
-
 from numba import njit
 
 from convbench.simd.driver import call, item, task
 from convbench.simd.patch import gather, share
 
-
-class P(IntEnum):
-    """Places in the table of parameters of `tile_task`."""
-
-    A = 0
-    PACKED = auto()
-    OUT = auto()
-    TILES = auto()
-    SCRATCH = auto()
-    PER_THREAD = auto()  # floats
-    STRIP = auto()  # floats of the strip at its beginning; 0: none
-    NCHW = auto()
-    PADDED = auto()
-    GROUPS = auto()
-    TILE_COUNT = auto()
-    CHUNKS = auto()  # tasks into which the panels of a tile are divided
-    PANELS = auto()
-    WIDTH = auto()
-    CHANNELS = auto()
-    FILTERS = auto()
-    TAPS = auto()
-    BLOCK = auto()
-    A_HEIGHT = auto()
-    A_WIDTH = auto()
-    HEIGHT = auto()
-    OUT_WIDTH = auto()
-    LEFT = auto()
-    COLUMNS = auto()
-    ROWS_OF_BLOCK = auto()
-    KERNEL = auto()
-    TRANSPOSE = auto()
-    AHEAD = auto()  # 1: fetch the next block of the filter while this one is used
-    W = auto()  # raw filter, for pack_task and for tasks that pack as they go
-    PACK = auto()
-    PACK_TABLE = auto()
-    PACK_ROWS = auto()
-    PACK_COLUMNS = auto()
-    PACK_ROW_FROM = auto()
-    PACK_STEP = auto()
-    PACK_REPEAT = auto()
-    PACK_NEXT = auto()
-    PACK_GROUP = auto()
-    COUNT = auto()
-
-
-# Numba reads module-level integers as constants; members of an enumeration it would look up.
-A, PACKED, OUT, TILES, SCRATCH, PER_THREAD, STRIP = (int(p) for p in (
-    P.A, P.PACKED, P.OUT, P.TILES, P.SCRATCH, P.PER_THREAD, P.STRIP))  # fmt: skip
-NCHW, PADDED, GROUPS, TILE_COUNT, CHUNKS, PANELS, WIDTH = (int(p) for p in (
-    P.NCHW, P.PADDED, P.GROUPS, P.TILE_COUNT, P.CHUNKS, P.PANELS, P.WIDTH))  # fmt: skip
-CHANNELS, FILTERS, TAPS, BLOCK, A_HEIGHT, A_WIDTH, HEIGHT = (int(p) for p in (
-    P.CHANNELS, P.FILTERS, P.TAPS, P.BLOCK, P.A_HEIGHT, P.A_WIDTH, P.HEIGHT))  # fmt: skip
-OUT_WIDTH, LEFT, COLUMNS, ROWS_OF_BLOCK, KERNEL, TRANSPOSE, AHEAD = (int(p) for p in (
-    P.OUT_WIDTH, P.LEFT, P.COLUMNS, P.ROWS_OF_BLOCK, P.KERNEL, P.TRANSPOSE, P.AHEAD))  # fmt: skip
-W, PACK, PACK_TABLE, PACK_ROWS, PACK_COLUMNS, PACK_ROW_FROM = (int(p) for p in (
-    P.W, P.PACK, P.PACK_TABLE, P.PACK_ROWS, P.PACK_COLUMNS, P.PACK_ROW_FROM))  # fmt: skip
-PACK_STEP, PACK_REPEAT, PACK_NEXT, PACK_GROUP = (int(p) for p in (
-    P.PACK_STEP, P.PACK_REPEAT, P.PACK_NEXT, P.PACK_GROUP))  # fmt: skip
+#: The table of parameters. per_thread, strip: floats of a thread's scratch, and of the strip of input at its beginning
+#: (0: none). chunks: tasks into which the panels of a tile are divided. ahead: 1 to fetch the next block of the filter
+#: while this one is used. w and pack_*: the raw filter and how it is read, see `_packing` in _gemm_simd_run.
+NAMES = (
+    "a", "packed", "out", "tiles", "scratch", "per_thread", "strip", "nchw", "padded", "groups", "tile_count", "chunks",
+    "panels", "width", "channels", "filters", "taps", "block", "a_height", "a_width", "height", "out_width", "left",
+    "columns", "rows_of_block", "kernel", "transpose", "ahead", "w", "pack", "pack_table", "pack_rows", "pack_columns",
+    "pack_row_from", "pack_step", "pack_repeat", "pack_next", "pack_group",
+)  # fmt: skip
+(
+    A, PACKED, OUT, TILES, SCRATCH, PER_THREAD, STRIP, NCHW, PADDED, GROUPS, TILE_COUNT, CHUNKS,
+    PANELS, WIDTH, CHANNELS, FILTERS, TAPS, BLOCK, A_HEIGHT, A_WIDTH, HEIGHT, OUT_WIDTH, LEFT,
+    COLUMNS, ROWS_OF_BLOCK, KERNEL, TRANSPOSE, AHEAD, W, PACK, PACK_TABLE, PACK_ROWS, PACK_COLUMNS,
+    PACK_ROW_FROM, PACK_STEP, PACK_REPEAT, PACK_NEXT, PACK_GROUP,
+) = range(len(NAMES))  # fmt: skip
 
 #: Integers of one tile in the table of tiles, and of one group of pixels in the table of its kind.
 TILE_ITEMS, GROUP_ITEMS = 5, 7
@@ -157,7 +112,7 @@ def pack_task(index: int, thread: int, p: int) -> None:
 
 @njit(error_model="numpy")
 def _pack(p: int, group: int, panel: int, left: int, to: int) -> None:
-    """The filter's columns of one panel; the kernel turns them or copies rows, see `_packing` in _gemm_simd_plan."""
+    """The filter's columns of one panel; the kernel turns them or copies rows, see `_packing` in _gemm_simd_run."""
     source = item(p, W) + 4 * (group * item(p, PACK_GROUP) + panel * item(p, WIDTH) * item(p, PACK_STEP))
     rows, columns = item(p, PACK_ROWS), item(p, PACK_COLUMNS)
     if rows == 0:

@@ -16,11 +16,12 @@ import numpy as np
 
 from convbench.problem import Problem
 
-#: Pixels of one block: with a panel of 64 columns and as many rows, a megabyte.
-PIXELS = 1024
+#: Pixels of one block. A block of B (64 columns wide) then nearly fits in the first-level cache; several taps share
+#: their x, and have more results to put down, so that they do better with longer blocks.
+PIXELS_POINTWISE, PIXELS = 180, 256
 #: Bytes of the rows' operand that one block may need.
 ROWS_BYTES = 384 << 10
-#: Bytes of results that a task may hold before they are turned into the filter's layout.
+#: Bytes of results to which a task may add: they stay in cache from one block of pixels to the next.
 RESULT_BYTES = 512 << 10
 
 
@@ -44,9 +45,9 @@ class Block:
 class WeightsPlan:
     """turned: rows are input channels. merged: rows are the input channels of all taps of a filter row.
 
-    strip_x, strip_y: whether x, dy are copied (nchw, or x padded). chunk: rows of a task. left, columns: input columns
-    of a strip. x_pixel, y_pixel: elements between pixels. kinds: for each kind of block and tap the pairs
-    (offset of the rows' operand, offset of the columns' operand), one for each pixel.
+    strip_x, strip_y: whether x, dy are copied (nchw, or x padded, or a panel is a part of each pixel). chunk: rows of
+    a task. left, columns: input columns of a strip. x_pixel, y_pixel: elements between pixels. kinds: for each kind of
+    block and tap the pairs (offset of the rows' operand, offset of the columns' operand), one for each pixel.
     """
 
     nchw: bool
@@ -111,7 +112,7 @@ def weights_plan(problem: Problem, turned: bool, width: int, most: int, threads:
     nchw = problem.layout == "nchw"
     merged = turned and s.s > 1 and s.dilation[1] == 1
     padded = merged and (s.padding[2] > 0 or (s.q - 1) * s.stride[1] - s.padding[2] + s.s > s.w)
-    strip_x = nchw or padded or (merged and s.groups > 1)
+    strip_x = nchw or padded or (merged and s.groups > 1) or (not turned and s.c > width)
     rows = s.cg * (s.s if merged else 1) if turned else s.kg
     columns_total = s.kg if turned else s.cg
     blocks = _cut(problem)
@@ -141,8 +142,9 @@ def weights_plan(problem: Problem, turned: bool, width: int, most: int, threads:
 def _cut(problem: Problem) -> list[tuple[int, int, int, int]]:
     """(image, images, first row, rows): several whole images, or some rows of one."""
     s = problem.shape
-    together = min(s.n, max(1, PIXELS // (s.p * s.q)))
-    parts = min(s.p, -(-s.p * s.q // PIXELS))
+    pixels = PIXELS_POINTWISE if s.r * s.s == 1 else PIXELS
+    together = min(s.n, max(1, pixels // (s.p * s.q)))
+    parts = min(s.p, -(-s.p * s.q // pixels))
     cuts = [(i * s.p // parts, (i + 1) * s.p // parts) for i in range(parts)]
     return [
         (n, min(together, s.n - n), first, end - first) for n in range(0, s.n, together) for first, end in cuts
@@ -153,8 +155,7 @@ def _chunk(problem: Problem, pixels: int, taps: int, width: int, most: int, thre
     """Rows of a task: their operand stays in cache, and there are tasks for all threads."""
     s = problem.shape
     limit = max(2 * most, ROWS_BYTES // (4 * pixels))
-    if problem.layout == "nchw" and taps > 1:
-        limit = min(limit, max(most, RESULT_BYTES // (4 * taps * width)))
+    limit = min(limit, max(most, RESULT_BYTES // (4 * taps * width)))
     panels = -(-s.cg // width) * s.groups
     number = max(-(-s.kg // limit), -(-4 * threads // panels) if threads > 1 else 1)
     chunk = -(-s.kg // number)

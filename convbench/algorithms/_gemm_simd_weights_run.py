@@ -74,7 +74,8 @@ def weights_task(index: int, thread: int, p: int) -> None:
 def _x(p: int, block: int, group: int, first: int, count: int, scratch: int) -> int:
     """Address of channel `first` of the group at a block's first input pixel: in place, or in the thread's strip."""
     cg, h, w = item(p, CG), item(p, H), item(p, W)
-    total, image, images, top, rows = cg * item(p, GROUPS), item(block, 0), item(block, 1), item(block, 4), item(block, 5)
+    image, images, top, rows = item(block, 0), item(block, 1), item(block, 4), item(block, 5)
+    total = cg * item(p, GROUPS)
     if item(p, STRIP_X) == 0:
         return item(p, X) + 4 * (((image * h + top) * w) * total + group * cg + first)
     pixel, columns = item(p, X_PIXEL), item(p, COLUMNS)
@@ -90,7 +91,8 @@ def _x(p: int, block: int, group: int, first: int, count: int, scratch: int) -> 
 def _y(p: int, block: int, group: int, first: int, count: int, scratch: int) -> int:
     """As _x, for dy."""
     kg, height, q = item(p, KG), item(p, P), item(p, Q)
-    total, image, images, top, rows = kg * item(p, GROUPS), item(block, 0), item(block, 1), item(block, 2), item(block, 3)
+    image, images, top, rows = item(block, 0), item(block, 1), item(block, 2), item(block, 3)
+    total = kg * item(p, GROUPS)
     if item(p, STRIP_Y) == 0:
         return item(p, Y) + 4 * (((image * height + top) * q) * total + group * kg + first)
     to, pixel = scratch + 4 * item(p, X_STRIP), item(p, Y_PIXEL)
@@ -125,10 +127,14 @@ def _put_down(
 
 
 def weights_plan_of(problem: Problem, target: Target, threads: int) -> tuple[WeightsPlan, gemm.Shape]:
-    """The plan and the block of the micro-kernel: rows are output channels, or input channels where those are few."""
+    """The plan and the block of the micro-kernel.
+
+    Rows are output channels; or input channels where columns of those would leave lanes idle, and in 1x1 layers that
+    have more of them.
+    """
     s = problem.shape
     straight, turned = _use(target, s.cg, s.kg), _use(target, s.kg, s.cg * (s.s if s.dilation[1] == 1 else 1))
-    turn = turned > 1.1 * straight
+    turn = turned > 1.1 * straight or (s.r * s.s == 1 and s.cg > s.kg)  # B is what is read in place most easily
     vectors = gemm.vectors_for(target, s.kg if turn else s.cg)
     shape = gemm.Shape(gemm_pixels.rows_for(target, vectors), vectors, 1)
     return weights_plan(problem, turn, shape.columns(target), shape.rows, threads), shape
@@ -195,4 +201,5 @@ def _tables(made: WeightsPlan) -> np.ndarray:
 
 def weights_items(made: WeightsPlan) -> int:
     """Integers in the tables of a plan."""
-    return BLOCK_ITEMS * len(made.blocks) + sum(2 + pairs.size for kind in made.kinds for pairs in kind)
+    pairs = sum(2 + pairs.size for kind in made.kinds for pairs in kind)
+    return BLOCK_ITEMS * len(made.blocks) + pairs + 2 * gemm_pixels.BEYOND

