@@ -26,7 +26,8 @@ from convbench.simd.patch import gather, scatter, share
     RESULTS, RESULT_PITCH, RESULT_PLANE, STEP_H, STEP_W, GRID_H, GRID_W, TILES, FIRST, END, BLOCK, BLOCKS, CHUNKS,
     LANES, GEMM, MOST_ROWS, SEGMENTS, INVERSE, FILTER_KERNEL, TRANSPOSE, MULTIPLY, ZEROS, DUMP, SCRATCH, PER_THREAD,
     STRIP, BLOCK_SPECTRA, W, W_OUT, W_IN, W_TAP, W_GROUP, TAPS_R, TAPS_S, FIRST_R, FIRST_S, KEPT_R, KEPT_S, TURNED,
-    COMPLEX_GEMM, COMPLEX_ROWS, TAP_CHANNELS, TAP_SLICES, ROWS, ROW_BLOCKS, WEIGHTS_PLANE, ACCUMULATE, LAST, PHASES, N_PARAMETERS,
+    COMPLEX_GEMM, COMPLEX_ROWS, TAP_CHANNELS, TAP_SLICES, ROWS, ROW_BLOCKS, WEIGHTS_PLANE, ACCUMULATE, LAST,
+    PHASES, N_PARAMETERS,
 ) = range(72)  # fmt: skip
 
 #: Bits of PHASES: what a run really does; benchmarks leave phases out one by one.
@@ -52,10 +53,8 @@ def load_tiles(
             top, left = max(0, -y0), max(0, -x0)
             bottom, right = max(top, min(rows, height - y0)), max(left, min(columns, width - x0))
             tile = x + 4 * (((image * height + y0) * width + x0) * channels + first)
-            call(
-                kernel,
-                (count, tile, width * channels, channels, top, bottom, left, right, zeros, scratch, to + 4 * first, plane),
-            )
+            at, row = to + 4 * first, width * channels
+            call(kernel, (count, tile, row, channels, top, bottom, left, right, zeros, scratch, at, plane))
             t += 1
             continue
         run = min(min(t1 - t, grid_w - place % grid_w), item(side, S_RUN))
@@ -109,8 +108,8 @@ def multiply_part(
             call(
                 item(p, COMPLEX_GEMM),
                 (
-                    end - first, columns, a + 4 * (at * v_plane + first * pitch), pitch, 1, v_plane, b + 4 * at * b_plane,
-                    panel, b_plane, c_in, m + 4 * (at * m_plane + first * m_pitch), m_pitch, m_plane, following, 0,
+                    end - first, columns, a + 4 * (at * v_plane + first * pitch), pitch, 1, v_plane,
+                    b + 4 * at * b_plane, panel, b_plane, c_in, m + 4 * (at * m_plane + first * m_pitch), m_pitch, m_plane, following, 0,
                 ),
             )  # fmt: skip
             following = b + 4 * at * b_plane
@@ -170,6 +169,12 @@ def store_tiles(
             pixel, item(p, TRANSPOSE),
         )  # fmt: skip
         t += run
+
+
+@njit(error_model="numpy")
+def _planes(p: int) -> int:
+    """Planes of a spectrum."""
+    return (3 if item(p, PRODUCTS) == 3 else 2) * item(p, FREQUENCIES) + 4
 
 
 # ---- filters
@@ -360,7 +365,7 @@ def weights_task(index: int, thread: int, p: int) -> None:
     scratch = item(p, SCRATCH) + 4 * thread * item(p, PER_THREAD)
     m = scratch + 4 * item(p, BLOCK_SPECTRA)
     if item(p, RESULTS):  # kept from group to group
-        m = item(p, RESULTS) + 4 * index * (3 * item(p, FREQUENCIES) + 4) * plane
+        m = item(p, RESULTS) + 4 * index * _planes(p) * plane
     if item(p, PHASES) & MULTIPLY_PHASE:
         _multiply_weights(p, part, first, rows, outputs, m)
     if item(p, LAST) and item(p, PHASES) & STORE:
@@ -380,16 +385,37 @@ def _multiply_weights(p: int, part: int, first: int, rows: int, outputs: int, m:
     a = item(x, S_SPECTRA) + 4 * (k0 if item(p, DEPTHWISE) else group * item(p, C_IN) + first)
     b = item(dy, S_SPECTRA) + 4 * (group * item(p, C_OUT) + k0)
     a_pitch, b_pitch, panel = item(x, S_PITCH), item(dy, S_PITCH), item(p, PANEL)
-    for j in range(3 * item(p, FREQUENCIES) + 4):
-        a_at, b_at = a + 4 * j * item(x, S_PLANE), b + 4 * j * item(dy, S_PLANE)
-        to = m + 4 * j * item(p, WEIGHTS_PLANE)
+    m_plane, complex_ones, accumulate = item(p, WEIGHTS_PLANE), item(p, FREQUENCIES), item(p, ACCUMULATE)
+    x_plane, dy_plane = item(x, S_PLANE), item(dy, S_PLANE)
+    j = 0
+    if item(p, PRODUCTS) == 4:
+        blocks = (rows + item(p, COMPLEX_ROWS) - 1) // item(p, COMPLEX_ROWS)
+        while j < 2 * complex_ones:
+            for i in range(blocks):
+                low, high = share(rows, blocks, i)
+                b_at = b + 4 * j * dy_plane
+                call(
+                    item(p, COMPLEX_GEMM),
+                    (
+                        high - low, outputs, a + 4 * (j * x_plane + low), 1, a_pitch, x_plane, b_at, b_pitch, dy_plane,
+                        n, m + 4 * (j * m_plane + low * panel), panel, m_plane, b_at, accumulate,
+                    ),
+                )  # fmt: skip
+            j += 2
+    blocks = (rows + item(p, MOST_ROWS) - 1) // item(p, MOST_ROWS)
+    while j < _planes(p):
+        a_at, b_at, to = a + 4 * j * x_plane, b + 4 * j * dy_plane, m + 4 * j * m_plane
         if item(p, DEPTHWISE):
-            call(item(p, MULTIPLY), (n, outputs, a_at, a_pitch, b_at, b_pitch, to, item(p, ACCUMULATE)))
-        else:
+            call(item(p, MULTIPLY), (n, outputs, a_at, a_pitch, b_at, b_pitch, to, accumulate))
+            j += 1
+            continue
+        for i in range(blocks):
+            low, high = share(rows, blocks, i)
             call(
                 item(p, GEMM),
                 (
-                    rows, outputs, a_at, 1, a_pitch, b_at, b_pitch, item(p, SEGMENTS), 1, n, to, panel,
-                    item(p, ACCUMULATE),
+                    high - low, outputs, a_at + 4 * low, 1, a_pitch, b_at, b_pitch, item(p, SEGMENTS), 1, n,
+                    to + 4 * low * panel, panel, accumulate,
                 ),
             )  # fmt: skip
+        j += 1

@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 
 LENGTHS = (8, 16, 32)
 CACHE_BYTES = 1 << 20  # of the second-level cache: what a thread's block may take
-GROUP_BYTES = 96 << 20  # spectra of one staged group of tiles
+GROUP_BYTES = 6 << 20  # spectra of a staged group of tiles: beyond, writing them takes three times as long
+WEIGHTS_GROUP_BYTES = 64 << 20  # the same for backward weights
 STRIP_ELEMENTS = 1 << 16
 PAD = 16  # elements between planes: their distance must not be a multiple of a large power of two
 THREADS = 2  # that the estimates of workspace reckon with
 
 # One thread of a Xeon with AVX-512 at about 3.3 GHz, 2026-11.
-PRODUCT_FLOPS_NS = 180.0  # full blocks of the matrix kernel
-CALL_NS = 12.0  # of the matrix kernel, whatever its size
+PRODUCT_FLOPS_NS = {3: 175.0, 4: 165.0}  # full blocks of the matrix kernels
+CALL_NS = 12.0  # of a matrix kernel, whatever its size
 STREAM_BYTES_NS = 14.0  # beyond the second-level cache
 CACHE_BYTES_NS = 60.0  # from the second-level cache
-TRANSFORM_NS = {8: 0.055, 16: 0.06, 32: 0.09}  # a value of a tile of one vector, either direction, by longer side
+TRANSFORM_NS = {8: 3.0, 16: 3.5, 32: 4.5}  # a vector of values of a tile, either direction, by the longer side
 
 
 def up(value: int, multiple: int) -> int:
@@ -285,15 +286,14 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Rows (channels of x) of a product of backward weights whose spectra are in cache at once."""
-        from convbench.simd.kernels.gemm import shape_for
-
+        """Rows (channels of x) of backward weights whose products are in cache at once, whole blocks if possible."""
         if self.depthwise:
             return 1
-        most = shape_for(self.target, self.vectors).rows
-        fits = max(1, CACHE_BYTES // (4 * self.planes * self.panel))
-        pieces = -(-self.c_in // min(most, fits))
-        return -(-self.c_in // pieces)
+        most = max(1, CACHE_BYTES // (4 * self.planes * self.panel))
+        pieces = -(-self.c_in // most)
+        rows = -(-self.c_in // pieces)
+        whole = up(rows, self.most_rows)
+        return min(whole if whole <= most else rows, self.c_in)
 
     @property
     def row_blocks(self) -> int:
@@ -375,14 +375,14 @@ class Plan:
 
     def expected_ns(self) -> float:
         """Time of one run with packed weights in one thread, roughly."""
-        s, lanes = self.problem.shape, self.target.lanes
+        lanes = self.target.lanes
         points = self.tile[0] * self.tile[1]
         transform = TRANSFORM_NS[max(self.tile)] * points
         vectors_in = self.data_pitch // lanes
         if self.is_weights_pass:
             total = transform * self.tiles * (vectors_in + self.gradient_pitch // lanes)
             total += transform * self.parts * self.c_in * self.vectors
-            total += self._product_ns(self.parts * self.row_blocks, self.rows, self.tiles)
+            total += self._product_ns(self.parts * self.row_blocks, self.rows, self.tiles, 0.0)
             spectra = 4 * self.planes * (self.data_plane + self.gradient_plane) * self.work_groups
             total += spectra * 2 / STREAM_BYTES_NS + 4 * self.planes * self.tiles * (
                 self.data_pitch * (self.parts - 1) + self.gradient_pitch * (self.row_blocks - 1)
@@ -392,28 +392,28 @@ class Plan:
             return total
         total = transform * self.tiles * (vectors_in + self.batches * self.batch_pitch // lanes)
         rows = -(-self.tiles // self.work_groups)
-        total += self.work_groups * self._product_ns(self.parts, rows, self.c_in)
         filters = 4 * self.filter_elements
-        rate = CACHE_BYTES_NS if filters < CACHE_BYTES // 2 else STREAM_BYTES_NS
-        total += self.work_groups * filters / rate
+        stream = filters / (CACHE_BYTES_NS if filters < CACHE_BYTES // 2 else STREAM_BYTES_NS)
+        total += self.work_groups * self._product_ns(self.parts, rows, self.c_in, stream)
         if self.staged:
             spectra = self.planes * self.data_plane + self.planes * self.result_plane
             total += 2 * 4 * spectra * self.work_groups / STREAM_BYTES_NS
         return total
 
-    def _product_ns(self, parts: int, rows: int, depth: int) -> float:
-        """Matrix products of `rows` rows over all frequencies and `parts` panels."""
-        from convbench.simd.kernels.gemm import EFFICIENCY
+    def _product_ns(self, parts: int, rows: int, depth: int, stream: float) -> float:
+        """Matrix products of `rows` rows over all frequencies and `parts` panels; stream: reading the filters.
 
-        times = (3 if self.products == 3 else 4) * self.frequencies + 4
+        Four products fetch the filters while they compute; three leave about half of that uncovered.
+        """
+        times = self.products * self.frequencies + 4
         if self.depthwise:
-            return times * parts * rows * (self.vectors * 1.0 + 2.0)
-        most = self.most_rows
-        blocks = -(-rows // most)
-        used = rows / (blocks * most)  # a block of few rows waits for its additions and for B
-        best = PRODUCT_FLOPS_NS * (EFFICIENCY[self.vectors] if self.products == 3 else 1.0)
-        speed = best * min(1.0, 0.25 + 0.85 * used)
-        return times * parts * (blocks * CALL_NS + 2.0 * rows * depth * self.panel / speed)
+            return times * parts * rows * (self.vectors * 1.0 + 2.0) + stream
+        blocks = -(-rows // self.most_rows)
+        used = rows / (blocks * self.most_rows)  # a block of few rows waits for its additions and for B
+        speed = PRODUCT_FLOPS_NS[self.products] * min(1.0, 0.35 + 0.75 * used)
+        calls = CALL_NS * parts * blocks * times / (4 if self.products == 4 else 1)
+        compute = calls + times * parts * 2.0 * rows * depth * min(self.panel, self.c_out) / speed
+        return compute + stream / 2 if self.products == 3 else max(compute, stream)
 
 
 def pair_count(plan: Plan) -> int:
@@ -433,7 +433,7 @@ def candidates(problem: Problem, target: Target) -> Iterator[Plan]:
                 continue
             first = Plan(problem, target, (height, width), 3, True, 1, 1)
             first = replace(first, vectors=vectors_for(target, first.c_out))
-            for products in (3,) if weights or first.depthwise else (3, 4):
+            for products in (3,) if first.depthwise else (3, 4):
                 vectors = complex_vectors(target, first.c_out) if products == 4 else first.vectors
                 plan = replace(first, products=products, vectors=vectors)
                 for staged in (True,) if weights else (True, False):
@@ -447,13 +447,14 @@ def complex_vectors(target: Target, columns: int) -> int:
 
 
 def _block(plan: Plan) -> int:
-    """Tiles of a block: what the cache (or the group's budget) holds, balanced, in whole blocks of the matrix kernel."""
+    """Tiles of a block: what the budget holds, balanced, in whole blocks of the matrix kernel where they are many."""
     each = plan.planes * plan.data_pitch
     if plan.is_weights_pass:
         each += plan.planes * plan.gradient_pitch
     else:
         each += plan.planes * plan.result_pitch
-    most = max(1, (GROUP_BYTES if plan.staged else CACHE_BYTES) // (4 * each))
+    budget = GROUP_BYTES if plan.staged else CACHE_BYTES
+    most = max(1, (WEIGHTS_GROUP_BYTES if plan.is_weights_pass else budget) // (4 * each))
     rows = plan.most_rows
     if most >= plan.tiles:
         return plan.tiles

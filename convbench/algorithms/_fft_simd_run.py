@@ -34,7 +34,7 @@ class Prepared:
         self.table[loops.DATA] = address_of(self.data)
         self.data[[loops.S_PITCH, loops.S_PLANE]] = plan.data_pitch, plan.data_plane
         if plan.is_weights_pass:
-            self.gradient = self._side(plan.gradient, fft.FILTER_3)
+            self.gradient = self._side(plan.gradient, fft.FILTER_3 if plan.products == 3 else fft.FILTER_4)
             self.gradient[[loops.S_PITCH, loops.S_PLANE]] = plan.gradient_pitch, plan.gradient_plane
             self.gradient[loops.S_SPECTRA] = self.data[loops.S_SPECTRA] + 4 * plan.planes * plan.data_plane
             self.table[loops.GRADIENT] = address_of(self.gradient)
@@ -145,7 +145,7 @@ class Prepared:
         else:
             t[loops.GEMM] = brgemm(target, shape, not plan.is_weights_pass).address
         if plan.products == 4:
-            t[loops.COMPLEX_GEMM] = complex_product(target, plan.vectors, False).address
+            t[loops.COMPLEX_GEMM] = complex_product(target, plan.vectors, plan.is_weights_pass).address
             t[loops.COMPLEX_ROWS] = rows_for(target, plan.vectors)
         kept = plan.kept if plan.is_weights_pass else plan.step
         t[loops.INVERSE] = fft.inverse(target, plan.tile, kept, plan.products).address

@@ -19,7 +19,7 @@ Order of the frequencies: columns 1 .. width / 2 - 1, `height` rows each; then c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from convbench.simd.compiler import kernel
@@ -187,20 +187,20 @@ def forward(target: Target, size: Size, used: Size, planes: str) -> Emitter:
                 at = e.at(at, pixel)
             frequencies = Butterflies(e).real([*values, *[None] * (width - used[1])])
             to = e.at(half, e.mul(i.index, e.lanes))
-            _store_halves(e, frequencies, lambda index, to=to: e.at(to, index * part))
+            _store_halves(e, frequencies, to, part)
         base = e.at(e.pointer(v), c.index)
         _columns(e, size, used[0], planes, half, base, plane)
     return e
 
 
-def _store_halves(e: Emitter, frequencies: Sequence[Complex], place: Callable[[int], Value]) -> None:
+def _store_halves(e: Emitter, frequencies: Sequence[Complex], to: Value, part: int) -> None:
     """A half-transformed row: parts 0 and 1 are the real frequencies 0 and n / 2, 2 u and 2 u + 1 frequency u."""
     last = len(frequencies) - 1
     for u, (re, im) in enumerate(frequencies):
         zero = e.splat_constant(0.0)
-        e.store(zero if re is None else re, place(1 if u == last else 2 * u))
+        e.store(zero if re is None else re, e.at(to, (1 if u == last else 2 * u) * part))
         if 0 < u < last:
-            e.store(zero if im is None else im, place(2 * u + 1))
+            e.store(zero if im is None else im, e.at(to, (2 * u + 1) * part))
 
 
 def _columns(e: Emitter, size: Size, used: int, planes: str, half: Value, base: Value, plane: Value) -> None:
@@ -294,14 +294,14 @@ def inverse(target: Target, size: Size, kept: Size, products: int) -> Emitter:
             for i in range(kept[0]):
                 e.store(found[i][0], e.at(to, i * e.lanes))
                 e.store(found[i][1], e.at(to, part + i * e.lanes))
-        with e.loop(rows, name="row") as i:
-            at = e.at(half, e.mul(i.index, e.lanes))
+        with e.loop(rows, name="row") as line:
+            at = e.at(half, e.mul(line.index, e.lanes))
             pairs: list[Complex] = [(e.load(at), None)]
             for u in range(1, width // 2):
                 pairs.append((e.load(e.at(at, 2 * u * part)), e.load(e.at(at, (2 * u + 1) * part))))
             pairs.append((e.load(e.at(at, part)), None))
             results = Butterflies(e).real_inverse(pairs)
-            to = e.at(e.pointer(y), e.mul(i.index, row), c.index)
+            to = e.at(e.pointer(y), e.mul(line.index, row), c.index)
             for j in range(kept[1]):
                 e.store(results[j], e.b.select(e.less(j, columns), to, waste), mask)
                 to = e.at(to, pixel)
