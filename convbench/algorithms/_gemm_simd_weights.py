@@ -122,9 +122,10 @@ def weights_plan(problem: Problem, turned: bool, width: int, most: int, threads:
     left = -s.padding[2] if padded else 0
     columns = (s.q - 1) * s.stride[1] + s.s if padded else s.w
     x_pixel = (s.cg if turned else width) if strip_x else s.c
-    y_pixel = (width if turned else chunk) if nchw else s.k
+    strip_y = nchw or (turned and s.k > width)
+    y_pixel = (width if turned else chunk) if strip_y else s.k
     made = WeightsPlan(
-        nchw, turned, merged, strip_x, nchw, width, rows, columns_total, chunk, left, columns, x_pixel, y_pixel,
+        nchw, turned, merged, strip_x, strip_y, width, rows, columns_total, chunk, left, columns, x_pixel, y_pixel,
         s.s if merged else 1, [], [],
     )  # fmt: skip
     known: dict[object, int] = {}

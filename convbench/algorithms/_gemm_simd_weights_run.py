@@ -96,6 +96,13 @@ def _y(p: int, block: int, group: int, first: int, count: int, scratch: int) -> 
     if item(p, STRIP_Y) == 0:
         return item(p, Y) + 4 * (((image * height + top) * q) * total + group * kg + first)
     to, pixel = scratch + 4 * item(p, X_STRIP), item(p, Y_PIXEL)
+    if item(p, NCHW) == 0:
+        for n in range(images):
+            gather(
+                item(p, Y), 0, total, height, q, image + n, group * kg + first, count, top, rows, 0, q,
+                to + 4 * n * rows * q * pixel, q * pixel, pixel, item(p, TRANSPOSE),
+            )  # fmt: skip
+        return to
     for n in range(images):
         source = item(p, Y) + 4 * (((image + n) * total + group * kg + first) * height + top) * q
         call(item(p, TRANSPOSE), (count, rows * q, source, height * q, to + 4 * n * rows * q * pixel, pixel))
