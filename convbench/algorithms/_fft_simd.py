@@ -109,7 +109,8 @@ def multiply_part(
                 item(p, COMPLEX_GEMM),
                 (
                     end - first, columns, a + 4 * (at * v_plane + first * pitch), pitch, 1, v_plane,
-                    b + 4 * at * b_plane, panel, b_plane, c_in, m + 4 * (at * m_plane + first * m_pitch), m_pitch, m_plane, following, 0,
+                    b + 4 * at * b_plane, panel, b_plane, c_in,
+                    m + 4 * (at * m_plane + first * m_pitch), m_pitch, m_plane, following, 0,
                 ),
             )  # fmt: skip
             following = b + 4 * at * b_plane

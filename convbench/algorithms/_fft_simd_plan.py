@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from math import log2
 from typing import TYPE_CHECKING, Any
 
 from convbench.algorithms._fft_geometry import Taps
@@ -354,22 +353,27 @@ class Plan:
     # ---- operations
 
     def executed_flops(self) -> dict[str, float]:
-        """By phase. A real transform of T points is counted 2.5 T log2 T, less than the butterflies really execute."""
-        s = self.problem.shape
-        points = self.tile[0] * self.tile[1]
-        one = 2.5 * points * log2(points)
-        pairs = s.k * s.cg
-        products = {3: 6.0, 4: 8.0}[self.products] * self.frequencies + 8.0
-        phases = {"multiply": products * self.tiles * pairs}
+        """By phase, as the kernels are written: zeros and unwanted results cost nothing."""
+        from convbench.simd.kernels.fft import forward_operations, inverse_operations
+
+        s, tiles, pairs = self.problem.shape, self.tiles, self.problem.shape.k * self.problem.shape.cg
+        products = (6.0 if self.products == 3 else 8.0) * self.frequencies + 8.0
+        if self.depthwise and not self.is_weights_pass:
+            products /= 2  # nothing is added
+        data = float(forward_operations(self.tile, self.data.used))
         if self.is_weights_pass:
-            phases["input_transform"] = one * self.tiles * (s.c + s.k)
-            phases["output_transform"] = one * pairs
-            return phases
+            return {
+                "input_transform": tiles * (data * s.c + forward_operations(self.tile, self.gradient.used) * s.k),
+                "multiply": products * tiles * pairs,
+                "output_transform": float(inverse_operations(self.tile, self.kept)) * pairs,
+            }
         out = s.c if self.problem.pass_ is Pass.BACKWARD_DATA else s.k
-        phases["input_transform"] = one * self.tiles * self.data.channels
-        phases["filter_transform"] = one * pairs
-        phases["output_transform"] = one * self.tiles * out
-        return phases
+        return {
+            "input_transform": data * tiles * self.data.channels,
+            "filter_transform": float(forward_operations(self.tile, self.kept)) * pairs,
+            "multiply": products * tiles * pairs,
+            "output_transform": float(inverse_operations(self.tile, self.step)) * tiles * out,
+        }
 
     # ---- the model
 

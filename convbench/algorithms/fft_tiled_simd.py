@@ -65,7 +65,7 @@ class FftTiledSimd(SimdImplementation):
         return self.plan(problem).workspace_bytes()
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
-        """By phase; a real transform of T points is counted 2.5 T log2 T."""
+        """By phase, as the kernels are written."""
         return self.plan(problem).executed_flops()
 
     def error_footprint(self, problem: Problem) -> tuple[int, int]:

@@ -18,8 +18,10 @@ Order of the frequencies: columns 1 .. width / 2 - 1, `height` rows each; then c
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from convbench.simd.compiler import kernel
@@ -62,7 +64,7 @@ def scratch_elements(size: Size, target: Target) -> int:
 class Butterflies:
     """Writes transforms over lists of vectors with an Emitter, and counts the operations."""
 
-    def __init__(self, e: Emitter) -> None:
+    def __init__(self, e: Any) -> None:
         self.e = e
 
     # ---- arithmetic in which None is zero
@@ -160,6 +162,75 @@ class Butterflies:
         odd.append((self.times(-2.0, im), None))
         pairs = zip(self.real_inverse(even), self.real_inverse(odd), strict=True)
         return [value for both in pairs for value in both]
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """A value that is counted instead of computed: operations, and what it is made of."""
+
+    flops: int = 0
+    parts: tuple[Any, ...] = ()
+
+
+class _Counter:
+    """Stands in for an Emitter: the same calls, and `total` says what the results that are wanted take."""
+
+    def splat_constant(self, value: float) -> _Result:
+        """A constant costs nothing."""
+        return _Result()
+
+    def fneg(self, x: _Result) -> _Result:
+        """A sign costs nothing."""
+        return _Result(0, (x,))
+
+    def fadd(self, x: _Result, y: _Result) -> _Result:
+        """One operation."""
+        return _Result(1, (x, y))
+
+    fsub = fmul = fadd
+
+    def fma(self, x: _Result, y: _Result, z: _Result) -> _Result:
+        """Two operations."""
+        return _Result(2, (x, y, z))
+
+    @staticmethod
+    def total(wanted: Sequence[Any]) -> int:
+        """Operations that the wanted results need, each value once."""
+        seen: set[_Result] = set()
+        waiting = [value for value in wanted if value is not None]
+        while waiting:
+            value = waiting.pop()
+            if value not in seen:
+                seen.add(value)
+                waiting.extend(value.parts)
+        return sum(value.flops for value in seen)
+
+
+@functools.cache
+def forward_operations(size: Size, used: Size) -> int:
+    """Floating-point operations of a forward transform for one channel; a fused multiply-add counts as two."""
+    (height, width), count = size, Butterflies(_Counter())
+    row = count.real([_Result() if j < used[1] else None for j in range(width)])
+    edge = count.real([_Result() if i < used[0] else None for i in range(height)])
+    column = count.complex([(_Result(), _Result()) if i < used[0] else (None, None) for i in range(height)], -1)
+    each = [_Counter.total([part for value in values for part in value]) for values in (row, edge, column)]
+    return used[0] * each[0] + 2 * each[1] + (width // 2 - 1) * each[2]
+
+
+@functools.cache
+def inverse_operations(size: Size, kept: Size) -> int:
+    """The same for an inverse transform whose first `kept` rows and columns are wanted."""
+    (height, width), count = size, Butterflies(_Counter())
+
+    def halves(length: int) -> list[Complex]:
+        ends = [(_Result(), None)]
+        return [*ends, *[(_Result(), _Result()) for _ in range(length // 2 - 1)], *ends]
+
+    edge = _Counter.total(count.real_inverse(halves(height))[: kept[0]])
+    found = count.complex([(_Result(), _Result()) for _ in range(height)], 1)[: kept[0]]
+    column = _Counter.total([part for value in found for part in value])
+    row = _Counter.total(count.real_inverse(halves(width))[: kept[1]])
+    return 2 * edge + (width // 2 - 1) * column + kept[0] * row
 
 
 @kernel
