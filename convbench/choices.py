@@ -1,8 +1,11 @@
 """Which implementation a name, a family or "auto" stands for: rules, written down, that `explain` shows.
 
-A name is itself, or an error. A family ("winograd") is its best member: of those that are available and support
-the problem, the first tier in TIER_ORDER, then the fewest executed operations, then the shortest name.
-"auto", until measured decision tables exist:
+A name is itself, or an error.
+
+"auto" is the least predicted time (`foresight.py`) of all rows that are available, take the problem and have a
+prediction; `convbench doctor --calibrate` measures them on this machine, coefficients that come with the package
+serve until then. It minds time alone: bounds of the error are in `convbench list`. Where nothing is predicted (float64,
+for instance) rules decide:
   1. the convolution is binary: the best binary member;
   2. the filter is at least 9 x 9, stride and dilation 1, and a group has at least 8 input and 8 output channels:
      fft_tiled_pyfftw, because operations of a direct method grow with the filter's area and those of a tiled FFT
@@ -11,6 +14,10 @@ the problem, the first tier in TIER_ORDER, then the fewest executed operations, 
   4. im2col_numpy, which takes every shape;
   5. otherwise the best member of all.
 What is not registered, not available or does not support the problem is passed over, and the reason says so.
+
+A family ("winograd") is its best member: of those that are available and support the problem, the least predicted
+time; what has no prediction comes after, by the first tier in TIER_ORDER, then the fewest executed operations, then
+the shortest name.
 Standard library only.
 """
 
@@ -20,7 +27,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from convbench import catalog
+from convbench import catalog, environment, foresight
 from convbench.errors import Unavailable, UnknownAlgorithm, Unsupported, UsageError
 from convbench.problem import Problem, Semantics
 from convbench.registry import Implementation
@@ -42,22 +49,27 @@ class Choice:
     reason: str
 
 
-def choose(problem: Problem, weights: str = "raw", rows: Rows | None = None) -> Choice:
+def choose(
+    problem: Problem, weights: str = "raw", rows: Rows | None = None, threads: int | None = None
+) -> Choice:
     """What "auto" takes for a problem. weights: raw or packed. rows: all that are registered, by default.
 
-    Raises Unsupported if nothing registered takes the problem.
+    threads: the cores that will work, by default all that this process may use. Raises Unsupported if nothing
+    registered takes the problem.
     """
-    return automatic(problem, weights, catalog.load().implementations if rows is None else rows)[0]
+    return automatic(problem, weights, catalog.load().implementations if rows is None else rows, threads)[0]
 
 
-def resolve(problem: Problem, weights: str, algorithm: str, rows: Rows) -> list[Choice]:
+def resolve(
+    problem: Problem, weights: str, algorithm: str, rows: Rows, threads: int | None = None
+) -> list[Choice]:
     """What `algorithm` (a name, a family or "auto") stands for, best first; one entry for a name.
 
     Raises UnknownAlgorithm (with the nearest name), Unsupported, Unavailable, or UsageError where a binary
     algorithm is asked for without semantics="binary".
     """
     if algorithm == AUTO:
-        return automatic(problem, weights, rows)
+        return automatic(problem, weights, rows, threads)
     if algorithm in rows:
         _same_semantics(algorithm, [rows[algorithm]], problem)
         refusal = refusal_of(rows[algorithm], problem, weights)
@@ -71,11 +83,67 @@ def resolve(problem: Problem, weights: str, algorithm: str, rows: Rows) -> list[
     ranked = best(problem, weights, family)
     if not ranked:
         raise Unsupported("; ".join(str(refusal_of(row, problem, weights)) for row in family))
-    return [Choice(row.name, f"the best member of {algorithm} for this problem") for row in ranked]
+    by_time = _by_time(problem, weights, {row.name: row for row in family}, threads)
+    by_rule = [Choice(row.name, f"the best member of {algorithm} for this problem") for row in ranked]
+    return _joined(by_time, by_rule)
 
 
-def automatic(problem: Problem, weights: str, rows: Rows) -> list[Choice]:
+def automatic(problem: Problem, weights: str, rows: Rows, threads: int | None = None) -> list[Choice]:
     """The rule of "auto" (at the top of this file): every candidate, best first. Raises Unsupported."""
+    by_time = _by_time(problem, weights, rows, threads)
+    try:
+        return _joined(by_time, by_rules(problem, weights, rows))
+    except Unsupported:
+        if by_time:
+            return by_time
+        raise
+
+
+def predictions(
+    problem: Problem, weights: str, rows: Rows, threads: int | None = None
+) -> dict[str, foresight.Prediction]:
+    """What each row that takes the problem is expected to need, or why that is not known."""
+    known, cores = foresight.current(), threads or environment.allowed_cores()
+    return {
+        name: known.predict(row, problem, weights, cores)
+        for name, row in rows.items()
+        if refusal_of(row, problem, weights) is None
+    }
+
+
+def _by_time(problem: Problem, weights: str, rows: Rows, threads: int | None) -> list[Choice]:
+    """The rows with a prediction, fastest first; each reason is one sentence."""
+    if problem.semantics is not Semantics.LINEAR or problem.dtype != foresight.DTYPE:
+        return []
+    known = foresight.current()
+    found = predictions(problem, weights, {name: row for name, row in rows.items() if known.knows(name)}, threads)
+    ranked = sorted((p.ns, name) for name, p in found.items() if p.ns is not None)
+    chosen = []
+    for place, (ns, name) in enumerate(ranked):
+        rank = "the least" if place == 0 else f"number {place + 1}"
+        reason = f"predicted {duration(ns)}, {rank} of {len(ranked)}"
+        if place == 0 and len(ranked) > 1:
+            reason += f"; then {ranked[1][1]}, {duration(ranked[1][0])}"
+        note = f"; {found[name].note}" if found[name].note else ""
+        chosen.append(Choice(name, f"{reason} ({known.status}{note})"))
+    return chosen
+
+
+def duration(ns: float) -> str:
+    """Nanoseconds as text with three figures."""
+    for unit, size in (("s", 1e9), ("ms", 1e6)):
+        if ns >= size:
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns / 1e3:.3g} us"
+
+
+def _joined(first: list[Choice], then: list[Choice]) -> list[Choice]:
+    names = {choice.name for choice in first}
+    return [*first, *(choice for choice in then if choice.name not in names)]
+
+
+def by_rules(problem: Problem, weights: str, rows: Rows) -> list[Choice]:
+    """What the rules of "auto" take where nothing is predicted, best first. Raises Unsupported."""
     chosen: list[Choice] = []
     passed_over: list[str] = []
 

@@ -221,16 +221,20 @@ def list_(
 def explain(
     descriptor: Annotated[str, typer.Argument(help="A benchdnn descriptor, or a line of ONEDNN_VERBOSE output.")],
     weights: Annotated[str, typer.Option("--weights", help="raw or packed.")] = "raw",
+    threads: Annotated[str, typer.Option("--threads", help="Predict times for this many threads, or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> int:
-    """Why each implementation can or cannot compute a problem, with operations, bytes and workspace."""
+    """What auto takes and why; why each implementation can or cannot, predicted times, operations and workspace."""
     from convbench import listing, probe
     from convbench.descriptor import parse_descriptor, print_descriptor
 
     entry = parse_descriptor(descriptor)
     if weights not in ("raw", "packed"):
         raise errors.UsageError(f"--weights must be raw or packed, not {weights!r}")
-    found = probe.probe(problems=[print_descriptor(entry.problem)])
+    if threads != "all" and not (threads.isascii() and threads.isdigit() and int(threads) > 0):
+        raise errors.UsageError(f"--threads must be a number >= 1 or all, not {threads!r}")
+    count = None if threads == "all" else int(threads)
+    found = probe.probe(problems=[print_descriptor(entry.problem)], threads=count)
     typer.echo(json.dumps(found, indent=1) if as_json else listing.explain_text(entry, found, weights))
     return errors.EXIT_OK
 
@@ -291,13 +295,31 @@ def report(
 @command("doctor")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure what auto chooses by instead (up to 8 minutes).")
+    ] = False,
 ) -> int:
     """Look at the machine: facts, warnings, measured peaks, and the noise of an A/A comparison."""
     from convbench import listing
     from convbench.runner.doctor import examine
 
+    if calibrate:
+        return _calibrate(as_json)
     found = examine()
     typer.echo(json.dumps(found, indent=1) if as_json else listing.doctor_text(found))
+    return errors.EXIT_OK
+
+
+def _calibrate(as_json: bool) -> int:
+    from convbench import listing
+    from convbench.runner.calibrate import calibrate
+
+    try:
+        learnt = calibrate(lambda line: typer.echo(line, err=True))
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the next --calibrate goes on from here; auto chooses as it did before", err=True)
+        raise
+    typer.echo(learnt.model.to_json() if as_json else listing.calibration_text(learnt))
     return errors.EXIT_OK
 
 

@@ -10,8 +10,10 @@ Document
                    vendor, pool, error_growth, reference, summary, unavailable, source_sha, plugin,
                    distribution, version
   broken           name, origin, reason
-  problems         only with --problems: per descriptor its flops and bytes, what "auto" takes and why, and
-                   per row why_not {raw, packed}, workspace_estimate {raw, packed} (bytes), executed_flops (by phase)
+  problems         only with --problems: per descriptor its flops and bytes, what "auto" takes and why, what the
+                   prediction rests on (calibration), the threads it is for, and per row why_not {raw, packed},
+                   workspace_estimate {raw, packed} (bytes), executed_flops (by phase), predicted {raw, packed}:
+                   {ns, note} (ns null: not predicted, the note says why)
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from convbench import catalog, lifeline
-from convbench.choices import choose
+from convbench import catalog, environment, foresight, lifeline
+from convbench.choices import choose, predictions
 from convbench.descriptor import parse_descriptor
 from convbench.errors import ProblemError, Unsupported
 from convbench.problem import Problem
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--skip", type=json.loads, default={}, help="JSON: plug-in or built-in -> reason")
     parser.add_argument("--mute", type=json.loads, default={}, help="JSON: row name -> why it is not asked")
     parser.add_argument("--problems", type=Path, help="file with a JSON list of problem descriptors")
+    parser.add_argument("--threads", type=int, help="threads to predict times for; all allowed cores by default")
     parser.add_argument("--parent", type=int, help="process id to die with")
     parser.add_argument("--memory", type=int, help="bytes of private memory beyond which allocation fails")
     options = parser.parse_args(arguments)
@@ -51,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     texts = json.loads(options.problems.read_text()) if options.problems else None
-    document = describe(options.skip, options.mute, texts, announce)
+    document = describe(options.skip, options.mute, texts, announce, options.threads)
     json.dump(document, output, allow_nan=False)
     output.write("\n")
     output.close()
@@ -68,6 +71,7 @@ def describe(
     mute: Mapping[str, str],
     problems: list[str] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """The document as a dict. `mute` keeps rows from being asked anything; each gets the reason given."""
     loaded = catalog.load(skip, say)
@@ -87,7 +91,7 @@ def describe(
     document: dict[str, Any] = {"implementations": rows, "broken": broken}
     if problems is not None:
         asked = {r["name"]: loaded.implementations[r["name"]] for r in rows}
-        document["problems"] = [describe_problem(text, asked, say) for text in problems]
+        document["problems"] = [describe_problem(text, asked, say, threads) for text in problems]
     return document
 
 
@@ -119,7 +123,7 @@ def describe_row(row: Implementation, origin: catalog.Origin) -> dict[str, Any]:
 
 
 def describe_problem(
-    text: str, rows: Mapping[str, Implementation], say: Callable[[str], None]
+    text: str, rows: Mapping[str, Implementation], say: Callable[[str], None], threads: int | None = None
 ) -> dict[str, Any]:
     """One problem: what it costs, what "auto" takes, and every row's answer to it."""
     try:
@@ -132,20 +136,27 @@ def describe_problem(
         answers[name] = ask(row, problem)
     say("auto")
     sound = {name: rows[name] for name, answer in answers.items() if not answer["raised"]}
+    expected = {weights: predictions(problem, weights, sound, threads) for weights in WEIGHTS}
+    for name, answer in answers.items():
+        answer["predicted"] = {w: asdict(found[name]) for w, found in expected.items() if name in found}
     return {
         "problem": text,
         "direct_flops": problem.direct_flops,
         "valid_flops": problem.valid_flops,
         "min_bytes": problem.min_bytes,
-        "auto": {weights: automatic_choice(problem, weights, sound) for weights in WEIGHTS},
+        "threads": threads or environment.allowed_cores(),
+        "calibration": foresight.current().status,
+        "auto": {weights: automatic_choice(problem, weights, sound, threads) for weights in WEIGHTS},
         "rows": answers,
     }
 
 
-def automatic_choice(problem: Problem, weights: str, rows: Mapping[str, Implementation]) -> dict[str, Any]:
+def automatic_choice(
+    problem: Problem, weights: str, rows: Mapping[str, Implementation], threads: int | None = None
+) -> dict[str, Any]:
     """What "auto" takes and why; name None where nothing takes the problem."""
     try:
-        return asdict(choose(problem, weights, rows))
+        return asdict(choose(problem, weights, rows, threads))
     except Unsupported as refusal:
         return {"name": None, "reason": str(refusal)}
 

@@ -272,7 +272,7 @@ def _prepare(problem: Problem, algorithm: str, threads: int, weights: np.ndarray
     """The first of the choices that prepares; only "auto" and a family ever have more than one."""
     loaded = catalog.load().implementations
     refusals = []
-    for choice in resolve(problem, "raw" if weights is None else "packed", algorithm, loaded):
+    for choice in resolve(problem, "raw" if weights is None else "packed", algorithm, loaded, threads):
         context: Any = CpuContext(threads)
         try:
             prepared = make_plan(loaded[choice.name], problem, context, weights)

@@ -51,10 +51,12 @@ def explain_text(entry: Entry, found: dict[str, Any], weights: str) -> str:
         f"at least {answer['min_bytes'] / MIB:.4g} MiB moved, "
         f"{answer['direct_flops'] / answer['min_bytes']:.4g} FLOP per byte",
         f"auto takes {answer['auto'][weights]['name']}: {answer['auto'][weights]['reason']}",
+        f"predicted times: one call, {answer['threads']} thread(s), {weights} weights; {answer['calibration']}",
         "",
     ]
     missing = {d["name"]: d["unavailable"] for d in found["implementations"]}
     able, unable = [], []
+    times: dict[str, float | None] = {}
     for name, row in answer["rows"].items():
         why_not = missing[name] or row["why_not"][weights]
         if why_not is not None:
@@ -62,16 +64,24 @@ def explain_text(entry: Entry, found: dict[str, Any], weights: str) -> str:
             continue
         flops = sum(row["executed_flops"].values())
         phases = ", ".join(f"{phase} {100 * f / flops:.0f} %" for phase, f in row["executed_flops"].items() if flops)
+        expected = row["predicted"].get(weights, {"ns": None, "note": ""})
         able.append(
             [
                 name,
+                "-" if expected["ns"] is None else f"{expected['ns'] / 1e6:.4g}",
                 f"{flops / 1e9:.4g}",
                 f"{flops / answer['direct_flops']:.2f}",
                 f"{row['workspace_estimate'][weights] / MIB:,.1f}",
                 phases,
+                *([expected["note"]] if expected["note"] else []),
             ]
         )
-    lines.append(table(["can", "GFLOP executed", "of direct", "workspace MiB (estimate)", "phases"], able))
+        times[name] = expected["ns"]
+    able.sort(key=lambda cells: (times[cells[0]] is None, times[cells[0]] or 0.0))
+    head = ["can", "predicted ms", "GFLOP executed", "of direct", "workspace MiB (estimate)", "phases"]
+    if max(map(len, able), default=0) > len(head):
+        head.append("about the prediction")
+    lines.append(table(head, [cells + [""] * (len(head) - len(cells)) for cells in able]))
     lines += ["", table(["cannot", "why"], unable)] if unable else []
     for broken in found["broken"]:
         lines.append(f"broken: {broken['name']}: {broken['reason']}")
@@ -100,6 +110,26 @@ def doctor_text(found: dict[str, Any]) -> str:
             f"{noise['median_percent']:.2f} %"
         )
     lines += [f"warning: {w}" for w in found["warnings"]] or ["no warnings"]
+    return "\n".join(lines)
+
+
+def calibration_text(learnt: Any) -> str:
+    """What a calibration learnt (`runner.calibrate.Learnt`): coefficients of each fit that count, and its error."""
+    from convbench.costfit import errors_of
+
+    model = learnt.model
+    body = []
+    for (row, setting, threads), fit in sorted(model.fits.items()):
+        multiply = fit.coefficients[1]
+        rate = f"{1e3 / multiply:.0f}" if multiply else "-"
+        body.append([row, setting, str(threads), str(len(fit.residuals)), rate, *errors_of(model, fit)])
+    head = ["algorithm", "setting", "threads", "cases", "GFLOP/s of products", "error of the sum", "with neighbours"]
+    lines = [table(head, body), "", "errors: median |measured / predicted - 1|, a case's own measurement left out"]
+    lines += [f"not a candidate: {name}: {why}" for name, why in sorted(learnt.skipped.items())]
+    lines += [f"failed: {sentence}" for sentence in learnt.failed]
+    if learnt.left_out:
+        lines.append(f"{learnt.left_out} problems were left out for want of time")
+    lines.append(f"{learnt.cases} problems in {learnt.seconds:.0f} s; kept in {learnt.path}")
     return "\n".join(lines)
 
 

@@ -67,15 +67,16 @@ def probe(
     skip: Mapping[str, str] | None = None,
     hang_s: float = HANG_S,
     memory_bytes: int | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """The document of `describe.py`: {"implementations": [...], "broken": [...], "problems": [...] if asked}.
 
-    problems: benchdnn descriptors to ask every implementation about. skip: plug-in name -> reason, not
-    imported. A child that dies, announces no next step for `hang_s` seconds or takes longer than `timeout_s`
-    is replaced by one that leaves out the plug-in (or row) at work just then, which appears under "broken"
-    with that reason; `document["skip"]` is what workers must pass to `catalog.load(skip=...)`,
-    `document["mute"]` the rows to leave alone. memory_bytes (half of the machine's by default) caps what the
-    child may allocate.
+    problems: benchdnn descriptors to ask every implementation about; threads: what times are predicted for. skip:
+    plug-in name -> reason, not imported. A child that dies, announces no next step for `hang_s` seconds or takes
+    longer than `timeout_s` is replaced by one that leaves out the plug-in (or row) at work just then, which appears
+    under "broken" with that reason; `document["skip"]` is what workers must pass to `catalog.load(skip=...)`,
+    `document["mute"]` the rows to leave alone. memory_bytes (half of the machine's by default) caps what the child
+    may allocate.
     Raises WorkerFailed if the child ends without any plug-in or row to blame.
     """
     skipped: dict[str, str] = dict(skip or {})
@@ -87,6 +88,8 @@ def probe(
             path = Path(folder) / "problems.json"
             path.write_text(json.dumps(problems))
             base += ["--problems", str(path)]
+        if threads is not None:
+            base += ["--threads", str(threads)]
         while True:
             arguments = [*base, "--skip", json.dumps(skipped), "--mute", json.dumps(muted)]
             outcome = _run(child_command("convbench.describe", *arguments), timeout_s, hang_s)

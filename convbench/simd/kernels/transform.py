@@ -7,6 +7,7 @@ have in common (the even and odd parts of Cook-Toom's points +p and -p) is compu
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,11 @@ def linear(e: Emitter, matrix: Sequence[Sequence[float]], x: Sequence[Value]) ->
 
 def operations(matrix: Sequence[Sequence[float]]) -> int:
     """Floating-point operations of `linear` for one lane: a fused multiply-add counts as two."""
+    return _operations(tuple(tuple(float(f) for f in row) for row in matrix))
+
+
+@functools.cache
+def _operations(matrix: tuple[tuple[float, ...], ...]) -> int:
     rows, shared = _share(matrix)
     return sum(_cost(row) for row in rows) + sum(_cost({0: 1.0, 1: ratio}) for _, _, ratio in shared)
 

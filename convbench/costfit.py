@@ -1,0 +1,136 @@
+"""Learns a cost model (`costmodel.py`) from measured calls: non-negative least squares on relative errors.
+
+Many rows see few problems that they are good at, so what the data do not settle stays near a fit of three terms.
+
+Lawson and Hanson 1974, "Solving Least Squares Problems", chapter 23 (scipy.optimize.nnls).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from convbench.costmodel import FEATURES, Fit, Model, coordinates, features, setting_of
+from convbench.problem import Problem
+
+LEAST_POINTS = 3  # measured cases below which a row, pass and thread count gets no fit
+ROUNDS = 6  # of reweighting: relative errors above and below count alike
+SIMPLE = 1.0  # how much a fit is drawn to that of three terms: a call, all operations at one rate, all bytes at one
+TRANSFER = 0.1  # how much a fit at several threads is drawn to that at one
+REACHES, PULLS = (0.6, 1.0, 1.6, 2.5), (0.03, 0.1, 0.3)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One verified and timed case."""
+
+    row: str
+    problem: Problem
+    weights: str
+    threads: int
+    ns: float
+    executed_flops: Mapping[str, float]
+
+
+def fit_model(cases_measured: Iterable[Measured], **facts: Any) -> Model:
+    """A model of everything measured. facts: the other fields of Model (machine, measured, env_id, sources, peaks)."""
+    places: dict[tuple[float, ...], int] = {}
+    groups: dict[tuple[str, str, int], list[Measured]] = {}
+    for case in cases_measured:
+        places.setdefault(coordinates(case.problem, case.weights), len(places))
+        groups.setdefault((case.row, setting_of(case.problem), case.threads), []).append(case)
+    model = Model(fits={}, points=list(places), **facts)
+    for key in sorted(groups, key=lambda k: k[2]):  # one thread first: the others lean on it
+        cases = groups[key]
+        if len(cases) < LEAST_POINTS:
+            continue
+        terms = np.array([features(c.problem, c.weights, c.executed_flops) for c in cases])
+        ns = np.array([c.ns for c in cases])
+        alone = model.fits.get((*key[:2], 1)) if key[2] > 1 else None
+        coefficients = fit(terms, ns, None if alone is None else np.array(alone.coefficients))
+        at = [places[coordinates(c.problem, c.weights)] for c in cases]
+        logs = np.log(ns / np.maximum(terms @ coefficients, 1.0))
+        model.fits[key] = Fit(tuple(map(float, coefficients)), _means(at, logs))
+    model.reach, model.pull = _tune(model)
+    return model
+
+
+def fit(terms: np.ndarray, ns: np.ndarray, alone: np.ndarray | None = None) -> np.ndarray:
+    """Coefficients >= 0 for terms (cases, features) and times (cases,). `alone`: those at one thread."""
+    assert terms.shape[1] == len(FEATURES)
+    if alone is not None and (terms @ alone > 0).all():
+        slower = float(np.exp(np.mean(np.log(ns / (terms @ alone)))))
+        return _drawn_to(alone * slower, TRANSFER, terms, ns)
+    groups = np.array([_simple_term(name) for name in FEATURES])  # (features,)
+    shared = np.eye(groups.max() + 1)[groups]  # (features, terms of the simple fit + those it leaves out)
+    shared[:, 0] = 0.0
+    simple = _drawn_to(np.zeros(shared.shape[1]), 1e-6, terms @ shared, ns)
+    return _drawn_to(shared @ simple, SIMPLE, terms, ns)
+
+
+def _simple_term(name: str) -> int:
+    """Which of the three terms of the simple fit a feature belongs to; 0: none."""
+    if name == "call":
+        return 1
+    if name == "multiply" or name.endswith("transform"):
+        return 2
+    return 3 if name.startswith("bytes ") else 0
+
+
+def _drawn_to(start: np.ndarray, strength: float, terms: np.ndarray, ns: np.ndarray) -> np.ndarray:
+    """Least squares on relative errors, coefficients >= 0, with a ridge around `start`."""
+    from scipy.optimize import nnls
+
+    guess, coefficients, root = ns.copy(), start, math.sqrt(strength)
+    for _ in range(ROUNDS):
+        scale = 1 / np.sqrt(ns * guess)  # (p - t)^2 / (p t) is, near its minimum, (log p - log t)^2
+        left, right = terms * scale[:, None], ns * scale
+        size = np.linalg.norm(left, axis=0)
+        size[size == 0] = 1.0
+        penalty = root * np.eye(len(start))
+        stacked = np.vstack([left / size, penalty]), np.concatenate([right, penalty @ (start * size)])
+        coefficients = nnls(*stacked, maxiter=1000)[0] / size
+        guess = np.clip(terms @ coefficients, ns / 20, ns * 20)
+    return np.asarray(coefficients)
+
+
+def _means(at: list[int], logs: np.ndarray) -> dict[int, float]:
+    """The mean residual at each point."""
+    sums: dict[int, list[float]] = {}
+    for point, value in zip(at, logs, strict=True):
+        sums.setdefault(point, []).append(float(value))
+    return {point: sum(v) / len(v) for point, v in sums.items()}
+
+
+def left_out_errors(model: Model, reach: float, pull: float) -> np.ndarray:
+    """Log errors of all cases, each corrected by the others of its row, pass and thread count only."""
+    points = np.array(model.points)
+    squared = ((points[:, None, :] - points[None, :, :]) ** 2).sum(axis=2)  # (points, points)
+    weights = (1 + squared / reach**2) ** -2.0
+    np.fill_diagonal(weights, 0.0)
+    errors = []
+    for known in model.fits.values():
+        at, logs = np.array(list(known.residuals)), np.array(list(known.residuals.values()))
+        w = weights[np.ix_(at, at)]
+        errors.append(logs - (w @ logs) / (w.sum(axis=1) + pull))
+    return np.concatenate(errors)
+
+
+def errors_of(model: Model, fit: Fit) -> tuple[str, str]:
+    """Median relative error of a fit's sum alone, and with the correction by its other cases, as text."""
+    alone = np.array(list(fit.residuals.values()))
+    with_neighbours = left_out_errors(replace(model, fits={("", "", 1): fit}), model.reach, model.pull)
+    first, second = (f"{100 * float(np.median(np.abs(np.expm1(e)))):.0f} %" for e in (alone, with_neighbours))
+    return first, second
+
+
+def _tune(model: Model) -> tuple[float, float]:
+    """Reach and pull with the smallest left-out error."""
+    if not model.fits:
+        return model.reach, model.pull
+    tried = {(r, p): float(np.mean(left_out_errors(model, r, p) ** 2)) for r in REACHES for p in PULLS}
+    return min(tried, key=lambda key: tried[key])
