@@ -30,6 +30,8 @@ def may_refuse(implementation: Implementation, reason: str) -> bool:
     name, text = implementation.name, reason.lower()
     if name.startswith("winograd"):
         return any(word in text for word in ("stride", "dilation", "filter"))
+    if name.startswith("pointwise"):
+        return reason.startswith("pointwise: filter must be 1x1")
     if name.startswith("depthwise"):
         return "groups" in text
     return name.startswith("fft_tiled") and any(word in text for word in ("stride", "dilation", "tile"))
