@@ -9,6 +9,10 @@ fused: few tiles. All tiles are transformed once; then, for a few rows and colum
 over all tiles and at once the transform of the sums, which never leave the cache.
 pairs: many tiles. For each pair of blocks of channels, chunks of tiles are transformed and multiplied in the cache,
 where the sums of the pair stay. Tiles are transformed again for each pair; nothing goes through memory but x and dy.
+
+Errors, as the largest ratio to eps sqrt(min(n, 1024)) sqrt(max of x^2 * dy^2 over the filter), over 13 shapes (1 to 512
+channels, 5 to 224 points a side, up to 8 images): F(3x3,2x2) 1.4, F(3x3,4x4) 6.2, F(3x3,6x6) 25, F(5x5,2x2) 14,
+F(5x5,4x4) 33. Chunks of tiles are summed apart and added up: with one running sum over all tiles F(3x3,2x2) had 5.1.
 """
 
 from __future__ import annotations
