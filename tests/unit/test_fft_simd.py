@@ -270,3 +270,11 @@ def test_model_prefers_large_tiles_for_large_filters() -> None:
     """13x13 on 56x56: a tile of 8 cannot hold it, and 32 needs a fraction of the operations of 16."""
     plan = choose(Problem(ConvShape.make(1, 64, 56, 56, 64, 13, 13, padding=6), layout="nhwc"), targets.host())
     assert plan.tile == (32, 32)
+
+
+def test_plan_can_be_forced() -> None:
+    """Fields that a plan must have are kept, whatever the model thinks."""
+    problem = Problem(ConvShape.make(1, 64, 56, 56, 64, 5, 5, padding=2), layout="nhwc")
+    wanted = (("tile", (8, 32)), ("products", 3), ("staged", False))
+    plan = choose(problem, targets.host(), wanted)
+    assert (plan.tile, plan.products, plan.staged) == ((8, 32), 3, False)
