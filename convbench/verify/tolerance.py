@@ -8,9 +8,11 @@ approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41(5), 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from convbench.problem import Problem
+from convbench.problem import ConvShape, Pass, Problem
 from convbench.registry import Implementation
 
 #: The oracle's own share, in units of float64's eps: it sums in float64 too.
@@ -53,6 +55,23 @@ def block_maximum(squares: np.ndarray, footprint: tuple[int, int] | None) -> np.
         lengths = np.diff(np.append(starts, size))
         squares = np.repeat(np.maximum.reduceat(squares, starts, axis=axis), lengths, axis=axis)
     return squares
+
+
+def in_whole_blocks(shape: ConvShape, pass_: Pass, footprint: tuple[int, int]) -> ConvShape:
+    """The shape whose result (y, or dx for backward data) ends with a block, or with the last place that reads data."""
+    grown = []
+    for axis, block in enumerate(footprint):
+        size, out = ((shape.h, shape.p), (shape.w, shape.q))[axis]
+        begin, stride, extent = shape.padding[2 * axis], shape.stride[axis], shape.extent[axis]
+        have, reached = out, (size - 1 + begin) // stride + 1
+        if pass_ is Pass.BACKWARD_DATA:
+            have, reached = size, (out - 1) * stride + extent - begin
+        grown.append(max(have, min(-(-have // block) * block, reached)))
+    if pass_ is Pass.BACKWARD_DATA:
+        return replace(shape, h=grown[0], w=grown[1])
+    top, bottom, left, right = shape.padding
+    down, across = ((g - o) * s for g, o, s in zip(grown, (shape.p, shape.q), shape.stride, strict=True))
+    return replace(shape, padding=(top, bottom + down, left, right + across))
 
 
 def block_argmax(squares: np.ndarray, footprint: tuple[int, int], index: np.ndarray) -> np.ndarray:

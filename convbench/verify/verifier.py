@@ -31,7 +31,7 @@ from convbench.verify.reference import (
     project,
     reference_of,
 )
-from convbench.verify.tolerance import block_argmax, block_maximum, growth_of, storing_eps
+from convbench.verify.tolerance import block_argmax, block_maximum, growth_of, in_whole_blocks, storing_eps
 from convbench.verify.verdict import ALL_CHECKS, Verdict
 
 #: How long a result is watched for late writes, in seconds; longer when it looks unfinished.
@@ -297,9 +297,10 @@ class Verifier:
         growth, stored = growth_of(implementation, self.problem), storing_eps(implementation, self.problem)
         footprint = implementation.error_footprint(self.problem)
         if reference.want is not None and reference.squares is not None:
-            squares = reference.squares if footprint is None else self._mixed_squares(reference.squares, recipe)
-            tol = growth * np.sqrt(block_maximum(squares, footprint)) + stored * np.abs(reference.want)
-            scale = float(np.sqrt(reference.squares.sum()))
+            squares = self._mixed_squares(reference.squares, recipe, footprint)
+            largest = block_maximum(squares, footprint)[..., : got.shape[2], : got.shape[3]]
+            tol = growth * np.sqrt(largest) + stored * np.abs(reference.want)
+            scale = float(np.sqrt(squares.sum()))
             self._within_bound("normal", got.astype(np.float64), reference.want, tol, (growth + stored) * scale)
         elif reference.index is not None and reference.sampled is not None and "sample" in self.checks:
             squares = self._sampled_squares(reference, recipe, footprint)
@@ -338,20 +339,28 @@ class Verifier:
         if not error <= l2_limit:
             raise _BoundExceeded(check, f"the L2 norm of the error is {error:.3g}, allowed {l2_limit:.3g}")
 
-    def _mixed_squares(self, squares: np.ndarray, recipe: Recipe) -> np.ndarray:
-        """x^2 * w^2, and at least what the mean of w^2 over its taps would give.
+    def _mixed_squares(
+        self, squares: np.ndarray, recipe: Recipe, footprint: tuple[int, int] | None
+    ) -> np.ndarray:
+        """x^2 * w^2, and with a footprint at least what the mean of w^2 over its taps would give, in whole blocks.
 
-        A transform mixes all taps of a filter before any is left out, so a result that few taps reach (an image of
-        one pixel, a far corner of the padding) has the rounding errors of a filter of average taps.
+        A transform computes whole blocks and mixes all taps of a filter before any is left out. So a result that few
+        taps reach (an image of one pixel, a far corner of the padding) has the rounding errors of a filter of average
+        taps, and of the results of its block that lie beyond the last one asked for.
         """
-        if self.problem.pass_ is Pass.BACKWARD_WEIGHTS:
+        if footprint is None or self.problem.pass_ is Pass.BACKWARD_WEIGHTS:
             return squares
-        key = f"mixed {self.problem.shape} {self.problem.pass_} {self.problem.dtype} {recipe.key}"
+        key = f"mixed {self.problem.shape} {self.problem.pass_} {self.problem.dtype} {recipe.key} {footprint}"
         found = CACHE.get(key)
         if found is None:
             a, b = (to_logical(array, self.problem.layout) for array in inputs_of(self.problem, recipe))
             even = np.broadcast_to(np.square(b, dtype=np.float64).mean(axis=(2, 3), keepdims=True), b.shape)
-            found = np.maximum(squares, convolve(self.problem.shape, self.problem.pass_, a, even, square_a=True))
+            shape = in_whole_blocks(self.problem.shape, self.problem.pass_, footprint)
+            if self.problem.pass_ is Pass.BACKWARD_DATA:  # more of dx has more windows, which got no error
+                a = np.pad(a, ((0, 0), (0, 0), (0, shape.p - a.shape[2]), (0, shape.q - a.shape[3])))
+            found = convolve(shape, self.problem.pass_, a, even, square_a=True)
+            inside = found[..., : squares.shape[2], : squares.shape[3]]
+            np.maximum(inside, squares, out=inside)
             CACHE.put(key, found, found.nbytes)
         assert isinstance(found, np.ndarray)
         return found

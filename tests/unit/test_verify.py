@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convbench import catalog
 from convbench.devices.cpu import CpuContext, aligned_empty
 from convbench.errors import ProblemError
 from convbench.problem import ConvShape, Pass, Problem
@@ -25,7 +26,7 @@ from convbench.verify.compare import CheckFailed, figures, require_close, requir
 from convbench.verify.inputs import Recipe, integer_recipe, make_inputs, normal_recipe, to_logical
 from convbench.verify.oracle import convolve, sample
 from convbench.verify.reference import CACHE, Reference, coefficients, project, reference_of, sample_positions
-from convbench.verify.tolerance import block_argmax, block_maximum, eps_of
+from convbench.verify.tolerance import block_argmax, block_maximum, eps_of, in_whole_blocks
 
 ALL_PASSES = list(Pass)
 
@@ -491,3 +492,40 @@ def test_buffers_are_poisoned_before_every_run() -> None:
     Verifier(Problem(SMALL)).verify(implementation(make), CpuContext)
     assert seen == [True] * 4
     assert aligned_empty((3,), np.float32).ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("pass_", [Pass.FORWARD, Pass.BACKWARD_DATA])
+def test_whole_blocks_keep_what_was_asked_for(pass_):
+    """The larger shape of a transform's error bound: same sizes inside, ends with a block or where data ends."""
+    for shape in (
+        ConvShape.make(5, 6, 1, 11, 3, 5, 5, stride=2, padding=((5, 4), (4, 3))),
+        ConvShape.make(1, 4, 1, 1, 4, 3, 3, padding=1),
+        ConvShape.make(2, 3, 10, 9, 4, 3, 3, padding=((1, 0), (0, 2))),
+        ConvShape.make(1, 3, 30, 30, 2, 1, 1),
+    ):
+        for block in ((4, 4), (6, 2), (32, 64)):
+            grown = in_whole_blocks(shape, pass_, block)
+            assert (grown.n, grown.c, grown.k, grown.r, grown.s) == (shape.n, shape.c, shape.k, shape.r, shape.s)
+            assert grown.p >= shape.p and grown.q >= shape.q and grown.h >= shape.h and grown.w >= shape.w
+            if pass_ is Pass.FORWARD:
+                assert (grown.h, grown.w) == (shape.h, shape.w) and grown.p < shape.p + block[0]
+            else:
+                assert grown.h < shape.h + block[0] and grown.w < shape.w + block[1]
+
+
+def test_results_that_see_padding_alone_have_a_bound_above_zero():
+    """One output row, wholly in the padding; the transform's tile goes on to rows that read the image."""
+    shape = ConvShape.make(1, 4, 1, 11, 3, 5, 5, stride=2, padding=((5, 0), (4, 3)))
+    assert shape.p == 1
+    ones = np.ones((1, 4, 1, 11)), np.ones((3, 4, 5, 5))
+    assert not convolve(shape, Pass.FORWARD, *ones).any()
+    assert convolve(in_whole_blocks(shape, Pass.FORWARD, (4, 4)), Pass.FORWARD, *ones).any()
+
+
+def test_a_transform_is_not_judged_by_the_one_tap_that_was_used():
+    """A pixel times the middle of a filter, by Winograd: the other taps round too."""
+    shape = ConvShape.make(1, 48, 1, 1, 48, 3, 3, padding=1, groups=48)
+    implementation = catalog.load().implementations["winograd_f2_numpy"]
+    verifier = Verifier(Problem(shape, Pass.BACKWARD_DATA, layout="nhwc"), seed=12)
+    plan, verdict = verifier.verify(implementation, CpuContext)
+    assert plan is not None, verdict.reason
