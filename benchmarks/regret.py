@@ -50,9 +50,7 @@ def problems_of(options: argparse.Namespace) -> list[tuple[str, ProblemCase]]:
             if options.quick and index % QUICK_EVERY:
                 continue
             for pass_ in options.passes:
-                for weights in options.weights:
-                    if pass_ == Pass.BACKWARD_WEIGHTS and weights == "packed":
-                        continue
+                for weights in ["raw"] if pass_ == Pass.BACKWARD_WEIGHTS else options.weights:
                     problem = Problem(layer.shape, Pass(pass_), "float32", options.layout)
                     case = ProblemCase(problem, weights, options.threads, "hot", 0, layer.name, layer.count)
                     found.setdefault((network, problem, weights), case)
