@@ -43,6 +43,7 @@ ModeOption = Annotated[list[str] | None, typer.Option("--mode", help="hot or col
 AlgorithmOption = Annotated[list[str] | None, typer.Option("--algorithm", help="Name or glob; repeatable.")]
 MatchOption = Annotated[str | None, typer.Option("--match", help="Only layers whose name contains this (or glob).")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of inputs, order and resampling.")]
+BudgetOption = Annotated[str | None, typer.Option("--budget", help="Time for the whole run, such as '12 min'.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="A fifth of the time, fewer blocks.")]
 
 
@@ -128,6 +129,7 @@ def run(
     match: MatchOption = None,
     seed: SeedOption = None,
     quick: QuickOption = False,
+    budget: BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cases and leave.")] = False,
     output: Annotated[Path | None, typer.Option("--output", help="The run directory itself.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this directory.")] = None,
@@ -138,7 +140,7 @@ def run(
     from convbench.environment import allowed_cores
     from convbench.suite import expansion_notes
 
-    overrides = _overrides(pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick)
+    overrides = _overrides(pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick, budget)
     if resume is not None:
         if suite is not None or output is not None or overrides or dry_run:
             raise errors.UsageError(
@@ -258,7 +260,7 @@ def verify(
     from convbench.runner.problem_run import ProblemRun
     from convbench.runner.session import Session
 
-    overrides = _overrides(pass_, dtype, layout, weights, threads, batch, None, algorithm, match, seed, False)
+    overrides = _overrides(pass_, dtype, layout, weights, threads, batch, None, algorithm, match, seed, False, None)
     listing = probe.probe()
     plan = runner.make_plan_for(_load(suite, overrides), listing)
     counts: dict[str, int] = {}
@@ -336,6 +338,7 @@ def _overrides(*values: Any) -> dict[str, Any]:
         "match",
         "seed",
         "quick",
+        "budget",
     )
     return {n: v for n, v in zip(names, values, strict=True) if v not in (None, False, [])}
 

@@ -29,13 +29,13 @@ from convbench.descriptor import KEYS, explicit_fields, parse_descriptor
 from convbench.errors import ProblemError, SuiteError, UnknownAlgorithm
 from convbench.nearest import nearest
 from convbench.problem import ConvShape, Pass, Problem, Semantics
-from convbench.quantities import whole
+from convbench.quantities import seconds, whole
 from convbench.shapes import Layer, load_shapes, sample_layers
 from convbench.suitefile import AXES, DEFAULT_AXES, ProblemItem, SuiteFile, axis_values, texts
 from convbench.yamlfile import YamlFile
 
 BASELINE = ("onednn", "torch", "im2col_numpy")
-OVERRIDES = (*AXES, "match", "algorithm", "seed", "quick")
+OVERRIDES = (*AXES, "match", "algorithm", "seed", "quick", "budget")
 _DESCRIPTOR = re.compile(rf"\s*(--|(onednn|dnnl|mkldnn)_verbose,|({'|'.join((*KEYS, 'id', 'od', 'kd'))})\d)")
 
 
@@ -122,7 +122,8 @@ def load_suite(name_or_path: str | Path, overrides: Mapping[str, Any] | None = N
     """Reads a suite. Raises SuiteError for anything that cannot be understood, in the file or the overrides.
 
     `overrides` are the command line's options without dashes (OVERRIDES): the axes replace the suite's,
-    "match" keeps layers by label, "algorithm" replaces `algorithms` and `exclude`, "quick" shortens the policy.
+    "match" keeps layers by label, "algorithm" replaces `algorithms` and `exclude`, "quick" shortens the policy,
+    "budget" ("12 min") replaces its time budget.
     """
     path = resources.find_suite(name_or_path)
     file = YamlFile(path)
@@ -304,6 +305,8 @@ def _apply(suite: Suite, key: str, value: Any) -> None:
         suite.asked.add(key)
     elif key == "seed":
         suite.policy = replace(suite.policy, seed=whole(value, 0))
+    elif key == "budget":
+        suite.policy = replace(suite.policy, time_budget_s=seconds(value))
     elif key == "algorithm":
         suite.algorithms, suite.exclude = texts(value), []
     elif key == "match":

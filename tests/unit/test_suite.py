@@ -212,6 +212,14 @@ def test_quick_asks_for_less() -> None:
     assert quick.workspace_limit_bytes == long.workspace_limit_bytes
 
 
+def test_budget_replaces_the_suites_even_beside_quick() -> None:
+    assert load_suite("vgg", {"budget": "90 s"}).policy.time_budget_s == 90
+    both = load_suite("vgg", {"quick": True, "budget": "2 min"}).policy
+    assert (both.time_budget_s, both.min_blocks) == (120, 3)
+    with pytest.raises(SuiteError, match="--budget: must be a time such as 10 min"):
+        load_suite("vgg", {"budget": "twelve"})
+
+
 def test_options_keep_what_a_descriptor_settles() -> None:
     suite = load_suite("smoke", {"pass": "bwd_weights"})
     cases = expand(suite, cores=1)
