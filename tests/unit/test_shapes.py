@@ -24,6 +24,7 @@ PINNED: dict[str, tuple[int, int, bool, str]] = {
     "fbfft_space.yaml": (8232, 8232, False, "9ed5b3b5512615f4"),
     "filter_size.yaml": (7, 7, True, "67fac0e8fa6d0ef8"),
     "googlenet.yaml": (49, 57, True, "629b6f0d1095c0e4"),
+    "headline_filters.yaml": (11, 11, False, "934113c8c9e149e3"),
     "lavin_vgg_e.yaml": (9, 16, True, "84e412400672092d"),
     "mobilenet_v1.yaml": (19, 27, True, "2958dc30d6305cde"),
     "overfeat.yaml": (5, 5, True, "1795f7c07d4d46fd"),
