@@ -51,7 +51,7 @@ def means(scores: list[VendorScore], everything: bool) -> str:
                 s.setting.text(skip=["dtype"]),
                 s.network,
                 s.algorithm,
-                f"{s.geomean.value:.2f} [{s.geomean.lo:.2f}, {s.geomean.hi:.2f}]",
+                f"{s.geomean.value:.2f}" + (f" [{s.geomean.lo:.2f}, {s.geomean.hi:.2f}]" if s.geomean.known else ""),
                 f"{s.n_problems}/{s.n_total}",
                 f"{s.lowest:.2f} {s.lowest_layer}",
                 str(s.n_noisy),
