@@ -26,6 +26,7 @@ from convbench.protocol import PARENT_PID, REPLY_FD
 
 PILOT_MACS = 500_000
 PILOT_NS = 20_000_000
+PEAK_REPEATS = 4
 LEAST_PART = 0.5  # of the time for sampling that stays when plans had to be prepared again
 
 
@@ -105,15 +106,20 @@ class Worker:
         self.emit({"ev": "ready", "pools": thread_pools()})
 
     def do_peaks(self) -> None:
-        """Measured compute peaks at this thread count, in GFLOP/s: raw multiply-adds, and NumPy's sgemm."""
+        """Measured compute peaks at this thread count, in GFLOP/s: raw multiply-adds, and NumPy's sgemm.
+
+        Multiply-adds in registers below a product's rate mean that somebody else had the cores: measured again.
+        """
         from convbench.devices import fma_peak
         from convbench.environment import measure_peaks
 
-        peaks = {
-            "gflops": fma_peak.measure(self.threads),
-            "gflops_float64": fma_peak.measure(self.threads, "float64"),
-            "gflops_sgemm": measure_peaks(self.threads)["gflops"],
-        }
+        sgemm = measure_peaks(self.threads)["gflops"]
+        peaks = {"gflops_sgemm": sgemm}
+        for name, dtype, floor in (("gflops", "float32", sgemm), ("gflops_float64", "float64", sgemm / 2)):
+            peaks[name] = fma_peak.measure(self.threads, dtype)
+            for _ in range(PEAK_REPEATS):
+                if peaks[name] < floor:
+                    peaks[name] = max(peaks[name], fma_peak.measure(self.threads, dtype))
         self.emit({"ev": "peaks", "peaks": peaks})
 
     def do_noise(self, problem: str, implementation: str, blocks: int, seed: int) -> None:

@@ -96,12 +96,13 @@ class WinogradF4(NumpyWinograd):
 class WinogradF6(NumpyWinograd):
     """F(6x6,3x3) with points 0, +-1, +-2, +-1/2; backward weights F(3x3,6x6).
 
-    5.06 times fewer multiplications. Growth: 35.5 on ordinary shapes, 35.1 on tiny ones.
+    5.06 times fewer multiplications. Growth: 35.5 on ordinary shapes, 35.1 on tiny ones, 79 as the worst of 800,000
+    results of depthwise layers (64 channels, 112x112: nine products each, nothing averages out), doubled.
     """
 
     name = "winograd_f6_numpy"
     tile: ClassVar[int] = 6
-    error_growth = 72.0
+    error_growth = 160.0
     exact_on_integers = False
     reference = "Lavin and Gray 2015 (arXiv 1509.09308), supplement; points: arXiv 1803.10986"
 

@@ -117,12 +117,13 @@ class WinogradF4Simd(WinogradSimd):
 class WinogradF6Simd(WinogradSimd):
     """F(6x6,3x3) with points 0, +-1, +-2, +-1/2; backward weights F(3x3,6x6). 5.06 times fewer multiplications.
 
-    Growth: 21.7 on ordinary shapes, 13.0 on tiny ones, backward weights as the NumPy row: 35.5 at most.
+    Growth: 21.7 on ordinary shapes, 13.0 on tiny ones, backward weights as the NumPy row: 35.5 at most;
+    depthwise layers reach 72 as that row reaches 79 (see there), and have its bound.
     """
 
     name = "winograd_f6_simd"
     tile: ClassVar[int] = 6
-    error_growth = 72.0
+    error_growth = 160.0
     reference = "Lavin and Gray 2015 (arXiv 1509.09308), supplement; points: arXiv 1803.10986"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from convbench.devices import fma_peak
 from convbench.problem import ConvShape, Pass, Problem
-from convbench.worker import sentence_of, shrink, too_big
+from convbench.worker import Worker, sentence_of, shrink, too_big
 
 SHAPES = {
     "vgg": ConvShape.make(n=1, c=64, h=224, w=224, k=64, r=3, s=3, padding=1),
@@ -27,6 +28,16 @@ def test_a_smaller_problem_is_of_the_same_kind(name):
     for same in ("r", "s", "stride", "dilation"):
         assert getattr(small.shape, same) == getattr(problem.shape, same)
     assert (small.pass_, small.layout, small.dtype) == (problem.pass_, problem.layout, problem.dtype)
+
+
+def test_a_peak_below_a_product_is_measured_again(monkeypatch):
+    events, readings = [], {"float32": iter([100.0, 90.0, 320.0]), "float64": iter([170.0])}
+    monkeypatch.setattr(fma_peak, "measure", lambda threads, dtype="float32": next(readings[dtype]))
+    monkeypatch.setattr("convbench.environment.measure_peaks", lambda threads: {"gflops": 300.0})
+    worker = Worker.__new__(Worker)
+    worker.emit, worker.threads = events.append, 2
+    worker.do_peaks()
+    assert events == [{"ev": "peaks", "peaks": {"gflops_sgemm": 300.0, "gflops": 320.0, "gflops_float64": 170.0}}]
 
 
 def test_a_small_problem_stays_as_it_is():
