@@ -7,7 +7,7 @@ RUN := $(BIN)/python -m convbench
 .PHONY: help vgg smoke test check clean
 help:
 	@echo "make vgg    set up, run suites/vgg.yaml, write the report (under 15 minutes on 2 cores)"
-	@echo "make test   set up with the cross-checks, run every test (under 12 minutes)"
+	@echo "make test   set up with the cross-checks, run every test (under 15 minutes)"
 	@echo "make check  ruff, mypy, import-linter"
 	@echo "make smoke  the smoke suite, under a minute"
 

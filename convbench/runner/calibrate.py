@@ -47,10 +47,19 @@ NOT_CANDIDATES = {
     "torch": "a cross-check: auto does not load PyTorch",
     "direct_naive_numba": "for reading: far slower than the others everywhere",
     "direct_numpy": "for reading: im2col_numpy does the same in one product",
-    "fft_scipy": "fft_pyfftw does the same faster",
-    "fft_tiled_scipy": "fft_tiled_pyfftw does the same faster",
+    "fft_scipy": "fft_tiled_simd does the same faster",
+    "fft_tiled_scipy": "fft_tiled_simd does the same faster",
     "im2col_caffe_numpy": "for reading: Caffe's way, one image at a time",
     "strassen_im2col_numpy": "for reading: fewer operations, never less time",
+    "fft_pyfftw": "fft_tiled_simd does the same faster",
+    "fft_tiled_pyfftw": "fft_tiled_simd does the same faster",
+    "im2col_numpy": "direct_simd does the same faster",
+    "im2col_tiled_numpy": "direct_simd does the same faster",
+    **dict.fromkeys(
+        ("winograd_f2_numpy", "winograd_f4_numpy", "winograd_f6_numpy", "winograd_f4_mkl", "winograd_f2_5x5_numpy",
+         "winograd_f4_5x5_numpy"),
+        "the simd row of that transform does the same faster",
+    ),
 }
 
 #: Chosen to span the shapes of VGG, ResNet, GoogLeNet, MobileNet and DeepBench without being them. Of the shapes in
@@ -238,7 +247,7 @@ class State:
                 found[name] = statistics.median(record.ns_per_call)
                 flops[name] = record.executed_flops
             elif record.status in ("failed", "wrong", "timed_out"):
-                self.failed.append(f"{print_descriptor(case.problem)}: {record.reason}")
+                self.failed.append(f"{name}: {print_descriptor(case.problem)}: {record.reason}")
             elif record.status == "not_reached" and record.setup_ns is None:  # predicted to be far too slow
                 self._ratios[name, kind(case.problem), str(case.problem.pass_)].append(math.inf)
         self.journal.add(case, found, flops)
