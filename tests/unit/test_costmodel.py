@@ -427,7 +427,7 @@ class TestCalibration:
 
         def few(listing_):
             rows, skipped = real(listing_)
-            return {n: rows[n] for n in ("im2col_numpy", "kn2row_numpy")}, skipped
+            return {n: rows[n] for n in ("direct_simd", "kn2row_numpy")}, skipped
 
         monkeypatch.setattr(calibrate, "candidates", few)
 
@@ -435,14 +435,14 @@ class TestCalibration:
         said = []
         learnt = calibrate.calibrate(said.append, shapes=self.SMALL)
         assert not learnt.failed and learnt.cases == 12 and learnt.left_out == 0
-        assert {key[0] for key in learnt.model.fits} == {"im2col_numpy", "kn2row_numpy"}
+        assert {key[0] for key in learnt.model.fits} == {"direct_simd", "kn2row_numpy"}
         assert {key[1] for key in learnt.model.fits} == {"fwd", "bwd_data", "bwd_weights"}
         assert said and learnt.path.is_file() and not list(home.rglob("*.jsonl"))
         text = listing.calibration_text(learnt)
-        assert str(learnt.path) in text and "im2col_numpy" in text and "not a candidate: torch" in text
+        assert str(learnt.path) in text and "direct_simd" in text and "not a candidate: torch" in text
         foresight.forget()
         choice = choices.choose(PROBLEM)
-        assert choice.name in ("im2col_numpy", "kn2row_numpy") and "calibrated on this machine" in choice.reason
+        assert choice.name in ("direct_simd", "kn2row_numpy") and "calibrated on this machine" in choice.reason
 
     def test_interrupted_it_keeps_the_old_file_and_goes_on(self, two_rows, home, monkeypatch):
         old = costmodel.path_of(environment.collect()["env_id"])
