@@ -25,7 +25,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 NO_HOME = "/proc/no_home"  # cannot be created, not even by root
 #: One small problem for each row: the first of these that it takes.
-PROBLEMS = ("mb1ic17ih14oc19kh3ph1", "g24mb1ic24ih14oc24kh3ph1", "mb1ic17ih14oc19kh5ph2", "mb1ic17ih14oc19kh1")
+PROBLEMS = (
+    "mb1ic17ih14oc19kh3ph1", "g24mb1ic24ih14oc24kh3ph1", "mb1ic17ih14oc19kh5ph2", "mb1ic17ih14oc19kh1",
+    "mb1ic17ih14oc19kh3sh2ph1", "mb1ic17ih14oc19kh5sh2ph2", "mb1ic17ih14oc19kh7sh2ph3",
+)  # fmt: skip
 
 
 def child(names: list[str], problem: str | None) -> None:
@@ -57,7 +60,9 @@ def first_call(implementation: Any, descriptor: str | None) -> dict[str, Any]:
     from convbench.simd.compiler import Kernel
 
     problems = [parse_descriptor(text).problem for text in ([descriptor] if descriptor else PROBLEMS)]
-    problem = next(p for p in problems if implementation.why_not(p) is None)
+    problem = next((p for p in problems if implementation.why_not(p) is None), None)
+    if problem is None:
+        raise SystemExit(f"{implementation.name} takes none of {', '.join(PROBLEMS)}: give one with --problem")
     a, b = (np.ones(shape, np.float32) for shape in (problem.a_shape, problem.b_shape))
     out = np.full(problem.out_shape, np.nan, np.float32)
     known = {id(thing) for thing in gc.get_objects()}
@@ -107,7 +112,7 @@ def main() -> None:
         child(options.rows, options.problem)
         return
     names = options.rows or list(in_process([], options.problem, {})["rows"])
-    print(f"{'row':22}{'cache':14}{'llvmlite':>9}{'numba':>7}{'convbench':>10}{'ready':>8}  kernels  tasks")
+    print(f"{'row':24}{'cache':14}{'llvmlite':>9}{'numba':>7}{'convbench':>10}{'ready':>8}  kernels  tasks")
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         package = read_only_copy(folder / "package")
@@ -122,7 +127,7 @@ def main() -> None:
                 imports, row = said["imports"], said["rows"][name]
                 seconds = f"{imports['llvmlite']:9.2f}{imports['numba']:7.2f}{imports['convbench']:10.2f}"
                 kernels, tasks = (f"{disk}/{all_}" for disk, all_ in (row["kernels"], row["tasks"]))
-                print(f"{name:22}{state:14}{seconds}{row['ready']:8.2f}  {kernels:8} {tasks}", flush=True)
+                print(f"{name:24}{state:14}{seconds}{row['ready']:8.2f}  {kernels:8} {tasks}", flush=True)
         for path in package.rglob("*"):
             path.chmod(0o755)
 
