@@ -14,9 +14,9 @@ from typing import Any
 
 from convbench.listing import table
 from convbench.records import load_run
-from convbench.report.model import Analysis, Row, number
+from convbench.report.model import Analysis, Row, VendorScore, number
 from convbench.report.summary import analyse
-from convbench.report.vendor import BEST, VendorScore, against_vendor, networks
+from convbench.report.vendor import BEST, networks
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     options = parser.parse_args()
     analyses = [analyse(*load_run(run)) for run in options.runs]
-    scores = [score for analysis in analyses for score in against_vendor(analysis)]
+    scores = [score for analysis in analyses for score in analysis.vendor]
     print(means(scores, options.all))
     if options.layers:
         for analysis in analyses:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convbench.simd.compiler import Kernel
+from convbench.simd.kernels.gemm import Shape, brgemm, shape_for
 from convbench.simd.target import Target, named, runs_here
 from convbench.testing.guard_pages import Fenced
 
@@ -18,6 +20,12 @@ SENTINEL = -12345.0
 def target(request: Any) -> Target:
     """Each vector unit that this machine can be."""
     return named(request.param)
+
+
+def panel_kernel(target: Target, vectors: int = 2, packed: bool = True) -> tuple[Kernel, Shape]:
+    """The brgemm with `vectors` registers of B, and its block shape."""
+    shape = shape_for(target, vectors)
+    return brgemm(target, shape, packed), shape
 
 
 def address(array: np.ndarray) -> int:

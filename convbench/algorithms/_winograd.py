@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from convbench.algorithms._cook_toom import CookToom, cook_toom
+from convbench.algorithms._winograd_limits import footprint, refusal
 from convbench.algorithms._winograd_steps import (
     FilterReader,
     FilterWriter,
@@ -88,20 +89,11 @@ class Winograd(Implementation):
 
     def limits(self, problem: Problem) -> str | None:
         """Unit stride and dilation, and the filter whose transform this is."""
-        s = problem.shape
-        for what, (h, w) in (("stride", s.stride), ("dilation", s.dilation)):
-            if (h, w) != (1, 1):
-                return f"winograd: {what} must be 1, not {h if h == w else f'{h}x{w}'}"
-        if (s.r, s.s) != (self.taps, self.taps):
-            variant = self.name.rsplit("_", 1)[0]
-            return f"{variant}: filter must be {self.taps}x{self.taps}, not {s.r}x{s.s}"
-        return None
+        return refusal(problem, self.name.rsplit("_", 1)[0], self.taps)
 
     def error_footprint(self, problem: Problem) -> tuple[int, int]:
         """An m x m tile; for backward weights the whole filter."""
-        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
-            return (problem.shape.r, problem.shape.s)
-        return (self.tile, self.tile)
+        return footprint(problem, self.tile)
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Exact sum of the buffers, and a little for what NumPy takes during a call."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from convbench.algorithms._simd import SimdImplementation
+from convbench.algorithms._winograd_limits import footprint, refusal
 from convbench.problem import Pass, Problem
 from convbench.registry import Context, Run, register
 
@@ -30,19 +31,11 @@ class WinogradSimd(SimdImplementation):
 
     def limits(self, problem: Problem) -> str | None:
         """Unit dilation, and the stride and filter whose transform this is."""
-        s = problem.shape
-        for what, (h, w), need in (("stride", s.stride, self.stride), ("dilation", s.dilation, 1)):
-            if (h, w) != (need, need):
-                return f"winograd: {what} must be {need}, not {h if h == w else f'{h}x{w}'}"
-        if (s.r, s.s) != (self.filter, self.filter):
-            return f"{self.name}: filter must be {self.filter}x{self.filter}, not {s.r}x{s.s}"
-        return None
+        return refusal(problem, self.name, self.filter, self.stride)
 
     def error_footprint(self, problem: Problem) -> tuple[int, int]:
         """An m x m tile; for backward weights the whole filter."""
-        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
-            return (problem.shape.r, problem.shape.s)
-        return (self.tile, self.tile)
+        return footprint(problem, self.tile)
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Buffers with raw weights and two threads (buffers of a thread are small)."""

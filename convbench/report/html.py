@@ -17,8 +17,9 @@ from markupsafe import Markup
 from convbench.report.figures import Drawing
 from convbench.report.model import Analysis, Score, Setting
 from convbench.report.tables import COLUMNS, Table, matrix_algorithms, show_bytes, show_number
-from convbench.report.vendor import BEST, against_vendor
+from convbench.report.vendor import BEST
 from convbench.report.verdict import PASS_TITLES, verdict
+from convbench.stats import Interval
 
 #: Columns of "Every row": header, key in the row's data, kind (how the page formats and sorts it).
 ROW_COLUMNS = [
@@ -162,9 +163,7 @@ def _summary_section(analysis: Analysis, pass_: str) -> dict[str, Any]:
 
 def _score_cells(analysis: Analysis, score: Score, varying: list[str], several: bool) -> dict[str, Any]:
     geomean = score.geomean
-    state = ""
-    if geomean and geomean.known and score.algorithm != analysis.baseline:
-        state = "win" if geomean.lo > 1 else "loss" if geomean.hi < 1 else ""
+    state = "" if score.algorithm == analysis.baseline else _state(geomean)
     return {
         "algorithm": score.algorithm,
         "is_baseline": score.algorithm == analysis.baseline,
@@ -182,12 +181,23 @@ def _vendor(analysis: Analysis) -> list[dict[str, Any]]:
         {
             "score": score,
             "is_best": score.algorithm == BEST,
-            "setting": score.setting.text(skip=[f for f in Setting._fields[1:] if f not in varying]),
-            "state": "" if not score.geomean.known else "win" if score.geomean.lo > 1
-            else "loss" if score.geomean.hi < 1 else "",
+            "setting": _varying_text(score.setting, varying),
+            "state": _state(score.geomean),
         }
-        for score in against_vendor(analysis)
-    ]  # fmt: skip
+        for score in analysis.vendor
+    ]
+
+
+def _varying_text(setting: Setting, varying: list[str]) -> str:
+    """The pass and what is not the same in the whole run."""
+    return setting.text(skip=[f for f in Setting._fields[1:] if f not in varying])
+
+
+def _state(interval: Interval | None) -> str:
+    """Class of a speed-up's cell: win or loss where the whole interval lies on one side of 1."""
+    if interval is None or not interval.known:
+        return ""
+    return "win" if interval.lo > 1 else "loss" if interval.hi < 1 else ""
 
 
 def _totals(analysis: Analysis) -> list[dict[str, Any]]:
@@ -195,7 +205,7 @@ def _totals(analysis: Analysis) -> list[dict[str, Any]]:
     return [
         {
             "total": total,
-            "setting": total.setting.text(skip=[f for f in Setting._fields[1:] if f not in varying]),
+            "setting": _varying_text(total.setting, varying),
             "ms": None if total.seconds is None else show_number(total.seconds * 1e3),
             "ci": None if total.seconds_lo is None or total.seconds_hi is None
             else f"{show_number(total.seconds_lo * 1e3)} to {show_number(total.seconds_hi * 1e3)}",
@@ -209,7 +219,7 @@ def _best(analysis: Analysis) -> list[dict[str, Any]]:
     return [
         {
             "best": best,
-            "setting": best.setting.text(skip=[f for f in Setting._fields[1:] if f not in varying]),
+            "setting": _varying_text(best.setting, varying),
             "ms": show_number(best.time.value * 1e3),
             "speedup": best.speedup,
         }

@@ -163,6 +163,21 @@ class Total:
     speedup: float | None = None
 
 
+@dataclass(frozen=True)
+class VendorScore:
+    """One algorithm (or the best of ours) on one network: geometric mean of fastest vendor's time over its own."""
+
+    setting: Setting
+    network: str
+    algorithm: str
+    geomean: Interval
+    n_problems: int
+    n_total: int
+    lowest: float
+    lowest_layer: str
+    n_noisy: int
+
+
 @dataclass
 class Analysis:
     """Everything that the report shows."""
@@ -174,6 +189,7 @@ class Analysis:
     best: list[Best] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     totals: list[Total] = field(default_factory=list)
+    vendor: list[VendorScore] = field(default_factory=list)
 
     @property
     def suite(self) -> dict[str, Any]:

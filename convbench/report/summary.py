@@ -13,7 +13,8 @@ from typing import Any
 
 from convbench.problem import ConvShape
 from convbench.records import Record
-from convbench.report.model import ALL_BATCHES, Analysis, Best, Row, Score, Setting, Total
+from convbench.report.model import ALL_BATCHES, Analysis, Best, Row, Score, Setting, Total, VendorScore
+from convbench.report.vendor import against_vendor
 from convbench.stats import Interval, geomean_ci, metrics, speedup_ci
 
 DEFAULT_BASELINES = ("onednn", "torch", "im2col_numpy")
@@ -32,6 +33,7 @@ def analyse(environment: dict[str, Any], records: Sequence[Record]) -> Analysis:
     analysis.best = _best(rows)
     analysis.scores = _scores(analysis)
     analysis.totals = _totals(analysis)
+    analysis.vendor = against_vendor(analysis)
     return analysis
 
 
@@ -92,6 +94,21 @@ def score_dict(score: Score) -> dict[str, Any]:
         "n_problems": data.pop("n_problems"),
         **interval_dict("speedup_fastest_vendor_geomean", score.vendor_geomean),
         **data,
+    }
+
+
+def vendor_score_dict(score: VendorScore) -> dict[str, Any]:
+    """One line of the table against the fastest vendor row."""
+    return {
+        "network": score.network,
+        **score.setting.as_dict(),
+        "algorithm": score.algorithm,
+        **interval_dict("speedup_fastest_vendor_geomean", score.geomean),
+        "n_problems": score.n_problems,
+        "n_total": score.n_total,
+        "lowest_speedup": score.lowest,
+        "lowest_layer": score.lowest_layer,
+        "n_noisy": score.n_noisy,
     }
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from convbench.problem import Pass
 from convbench.report.model import Analysis, Row, Setting
-from convbench.report.summary import best_dict, interval_dict, score_dict, total_dict
-from convbench.report.vendor import against_vendor, vendor_score_dict
+from convbench.report.summary import best_dict, interval_dict, score_dict, total_dict, vendor_score_dict
 
 Cells = dict[str, Any]
 
@@ -155,7 +154,7 @@ class Table:
 def all_tables(analysis: Analysis) -> list[Table]:
     """Every table of the run, in the order of the report."""
     algorithms = [score_dict(score) for score in analysis.scores]
-    vendor = [vendor_score_dict(score) for score in against_vendor(analysis)]
+    vendor = [vendor_score_dict(score) for score in analysis.vendor]
     tables = [
         Table("summary", f"Speed-up against {analysis.baseline or 'nothing'}", _columns(algorithms), algorithms),
         _table("vendor", "Speed-up against the fastest vendor row", vendor),

@@ -8,28 +8,12 @@ fastest of several noisy medians flatters it a little; the intervals of the sing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from convbench.report.model import Analysis, Row, Setting
-from convbench.stats import Interval, geomean_ci
+from convbench.report.model import Analysis, Row, Setting, VendorScore
+from convbench.stats import geomean_ci
 
 BEST = "best of ours on each layer"
-
-
-@dataclass(frozen=True)
-class VendorScore:
-    """One algorithm (or the best of ours) on one network: geometric mean of fastest vendor's time over its own."""
-
-    setting: Setting
-    network: str
-    algorithm: str
-    geomean: Interval
-    n_problems: int
-    n_total: int
-    lowest: float
-    lowest_layer: str
-    n_noisy: int
 
 
 def against_vendor(analysis: Analysis) -> list[VendorScore]:
@@ -45,24 +29,6 @@ def networks(label: str, default: str) -> list[str]:
     """The networks that a layer belongs to: what stands before the colon in `vgg16:conv1_1, resnet50:...`."""
     found = [part.split(":")[0] for part in label.split(", ") if ":" in part]
     return list(dict.fromkeys(found)) or [default]
-
-
-def vendor_score_dict(score: VendorScore) -> dict[str, Any]:
-    """One line of the table."""
-    known = score.geomean.known
-    return {
-        "network": score.network,
-        **score.setting.as_dict(),
-        "algorithm": score.algorithm,
-        "speedup_fastest_vendor_geomean": score.geomean.value,
-        "speedup_fastest_vendor_geomean_ci_lo": score.geomean.lo if known else None,
-        "speedup_fastest_vendor_geomean_ci_hi": score.geomean.hi if known else None,
-        "n_problems": score.n_problems,
-        "n_total": score.n_total,
-        "lowest_speedup": score.lowest,
-        "lowest_layer": score.lowest_layer,
-        "n_noisy": score.n_noisy,
-    }
 
 
 def _of_group(setting: Setting, network: str, rows: list[Row]) -> list[VendorScore]:

@@ -2,7 +2,7 @@
 
 A task is a plain function (index, thread, parameters) of 64-bit integers. It reads its parameters (addresses of the
 operands, strides, addresses of kernels) from a table of int64 with `item`, and calls kernels with `call`.
-`run_tasks` runs tasks 0 .. n - 1 over the threads. Compiled at first use, kept on disk (see cache.py).
+A `Runner` runs tasks 0 .. n - 1 over the threads. Compiled at first use, kept on disk (see cache.py).
 """
 
 from __future__ import annotations

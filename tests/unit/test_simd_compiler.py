@@ -15,12 +15,11 @@ import pytest
 from convbench.simd import cache, compiler
 from convbench.simd.compiler import Kernel, kernel
 from convbench.simd.emit import Emitter
-from convbench.simd.kernels import gemm
 from convbench.simd.kernels.transform import transform2d
 from convbench.simd.kernels.transpose import transpose
 from convbench.simd.show import innermost_loops
 from convbench.simd.target import named, runs_here
-from tests.simd_helpers import UNITS, address, target
+from tests.simd_helpers import UNITS, address, panel_kernel, target
 
 __all__ = ["target"]
 
@@ -207,8 +206,8 @@ def test_the_folder_of_loops_is_marked_as_used(folder):
 
 def families(unit) -> dict[str, Kernel]:
     matrix = ((1.0, 0.5, -1.0), (1.0, -0.5, -1.0), (2.0, 0.0, 1.0))
-    built = {f"brgemm{v}": gemm.panel_kernel(unit, v)[0] for v in (1, 2, 3, 4)}
-    return built | {"strided": gemm.panel_kernel(unit, 2, False)[0], "transpose": transpose(unit),
+    built = {f"brgemm{v}": panel_kernel(unit, v)[0] for v in (1, 2, 3, 4)}
+    return built | {"strided": panel_kernel(unit, 2, False)[0], "transpose": transpose(unit),
                     "transform": transform2d(unit, matrix)}  # fmt: skip
 
 
@@ -231,10 +230,10 @@ def test_code_uses_the_unit_and_nothing_wider(target):
 def test_accumulators_of_the_hot_loop_stay_in_registers(vectors):
     """No access to the stack between the label and the back edge, and all multiply-adds of two steps of k."""
     if not runs_here("avx512"):
-        loops = innermost_loops(gemm.panel_kernel(named(UNITS[0]), 2)[0].assembly())
+        loops = innermost_loops(panel_kernel(named(UNITS[0]), 2)[0].assembly())
         assert loops
         return
-    built, shape = gemm.panel_kernel(named("avx512"), vectors)
+    built, shape = panel_kernel(named("avx512"), vectors)
     loops = innermost_loops(built.assembly())
     wanted = shape.unroll * shape.rows * vectors
     (hot,) = [body for body in loops if sum("vfmadd" in line for line in body) == wanted]
@@ -245,7 +244,7 @@ def test_accumulators_of_the_hot_loop_stay_in_registers(vectors):
 @pytest.mark.parametrize("vectors", [1, 2, 3, 4])
 def test_no_loop_of_any_block_spills_a_vector(vectors):
     for unit in (name for name in UNITS if name in ("avx512", "avx2")):
-        for body in innermost_loops(gemm.panel_kernel(named(unit), vectors)[0].assembly()):
+        for body in innermost_loops(panel_kernel(named(unit), vectors)[0].assembly()):
             if sum("vfmadd" in line for line in body) > 1:
                 spilled = [line for line in body if "%rsp" in line and re.search(r"%[xyz]mm", line)]
                 assert not spilled, (unit, spilled)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convbench.simd.kernels import gemm
-from tests.simd_helpers import SENTINEL, Arena, address, integers, target
+from tests.simd_helpers import SENTINEL, Arena, address, integers, panel_kernel, target
 
 __all__ = ["target"]
 
@@ -20,7 +20,7 @@ MOST_SEGMENTS = 3
 @pytest.mark.parametrize("vectors", [1, 2, 3, 4])
 def test_every_block(target, vectors, packed):
     """rows x columns x depth x segments x accumulate; C, and the last rows of A and B, end at forbidden pages."""
-    kernel, shape = gemm.panel_kernel(target, vectors, packed)
+    kernel, shape = panel_kernel(target, vectors, packed)
     width = shape.columns(target)
     rng = np.random.default_rng(vectors)
     a_all, b_all, c_all, before = (Arena(4 * 64 * 64) for _ in range(4))
@@ -58,7 +58,7 @@ def test_every_block(target, vectors, packed):
 @pytest.mark.parametrize("count", [0, 1])
 def test_results_that_sum_nothing(target, count, accumulate):
     """Depth 0 or no segment: zeros are written, or C is left as it is."""
-    kernel, shape = gemm.panel_kernel(target, 2)
+    kernel, shape = panel_kernel(target, 2)
     c = np.full((shape.rows, shape.columns(target)), 3.0, np.float32)
     pairs = np.zeros((1, 2), np.int64)
     kernel(*c.shape, 64, 1, 1, 64, 1, address(pairs), count, 0, address(c), c.shape[1], accumulate)
@@ -66,7 +66,7 @@ def test_results_that_sum_nothing(target, count, accumulate):
 
 
 def test_rows_beyond_the_block_write_nothing(target):
-    kernel, shape = gemm.panel_kernel(target, 3)
+    kernel, shape = panel_kernel(target, 3)
     c = np.full((shape.rows + 1, shape.columns(target)), SENTINEL, np.float32)
     pairs = np.zeros((1, 2), np.int64)
     for rows in (0, -1, shape.rows + 1):
@@ -76,7 +76,7 @@ def test_rows_beyond_the_block_write_nothing(target):
 
 def test_rows_of_a_may_overlap_and_go_backwards(target):
     """A window that slides over one row: row_a = 1; and one that is mirrored: row_a = -1."""
-    kernel, shape = gemm.panel_kernel(target, 3)
+    kernel, shape = panel_kernel(target, 3)
     rng, width, depth = np.random.default_rng(3), shape.columns(target), 5
     line, b = integers(rng, shape.rows + depth), integers(rng, depth, width)
     pairs, c = np.zeros((1, 2), np.int64), np.empty((shape.rows, width), np.float32)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convbench.simd.compiler import Kernel, kernel
+from convbench.simd.compiler import kernel
 from convbench.simd.emit import I64, Emitter, Value
 from convbench.simd.target import Target
 
@@ -126,9 +126,3 @@ def _write_block(e: Emitter, sums: list[Value], c_rows: list[Value], masks: list
     else:  # masked stores are slow there: only where they are needed
         full = e.b.icmp_signed(">=", columns, e.i(len(masks) * e.lanes))
         e.choose(full, lambda: write(False), lambda: write(True))
-
-
-def panel_kernel(target: Target, vectors: int = 2, packed: bool = True) -> tuple[Kernel, Shape]:
-    """The kernel with `vectors` registers of B, and its block shape."""
-    shape = shape_for(target, vectors)
-    return brgemm(target, shape, packed), shape

@@ -10,7 +10,7 @@ from __future__ import annotations
 from convbench.simd.compiler import kernel
 from convbench.simd.emit import I64, Emitter, Value
 from convbench.simd.kernels.gemm_pixels import prefetch
-from convbench.simd.kernels.transpose import in_registers
+from convbench.simd.kernels.transpose import in_registers, turned_part
 from convbench.simd.target import Target
 
 #: rows, columns: of the source. from_, to, table: addresses; row_from: elements between the source's rows.
@@ -54,12 +54,8 @@ def _tile(e: Emitter, tile: Value, row_from: Value, left: tuple[Value, Value], t
         return []
 
     def part() -> list[Value]:
-        zero, vectors = e.i(0), []
-        for m in range(e.lanes):
-            exists = e.less(m, rows)
-            mask = e.mask(e.b.select(exists, columns, zero))
-            vectors.append(e.load(e.at(tile, e.b.select(exists, e.mul(row_from, m), zero)), mask))
-        for m, vector in enumerate(in_registers(e, vectors)):
+        zero = e.i(0)
+        for m, vector in enumerate(turned_part(e, tile, row_from, rows, columns)):
             exists = e.less(m, columns)
             place = e.load_int(e.at(places, e.b.select(exists, e.i(m), zero)))
             e.store(vector, e.at(to, place), e.mask(e.b.select(exists, rows, zero)))

@@ -43,18 +43,25 @@ def _whole(e: Emitter, tile: Value, row_from: Value, out: Value, row_to: Value) 
 def _part(
     e: Emitter, tile: Value, row_from: Value, out: Value, row_to: Value, rows: Value, columns: Value
 ) -> list[Value]:
-    """Rows that do not exist are read as nothing (an empty mask at the tile's own address)."""
     zero = e.i(0)
-    vectors = []
-    for m in range(e.lanes):
-        exists = e.less(m, rows)
-        mask = e.mask(e.b.select(exists, columns, zero))
-        vectors.append(e.load(e.at(tile, e.b.select(exists, e.mul(row_from, m), zero)), mask))
-    for m, vector in enumerate(in_registers(e, vectors)):
+    for m, vector in enumerate(turned_part(e, tile, row_from, rows, columns)):
         exists = e.less(m, columns)
         mask = e.mask(e.b.select(exists, rows, zero))
         e.store(vector, e.at(out, e.b.select(exists, e.mul(row_to, m), zero)), mask)
     return []
+
+
+def turned_part(e: Emitter, tile: Value, row_from: Value, rows: Value, columns: Value) -> list[Value]:
+    """The transpose of a tile that may have fewer than lanes x lanes elements, in registers.
+
+    Rows that do not exist are read as nothing (an empty mask at the tile's own address).
+    """
+    zero, vectors = e.i(0), []
+    for m in range(e.lanes):
+        exists = e.less(m, rows)
+        mask = e.mask(e.b.select(exists, columns, zero))
+        vectors.append(e.load(e.at(tile, e.b.select(exists, e.mul(row_from, m), zero)), mask))
+    return in_registers(e, vectors)
 
 
 def in_registers(e: Emitter, vectors: list[Value]) -> list[Value]:
