@@ -26,7 +26,7 @@ from convbench.problem import Pass, Problem
 if TYPE_CHECKING:
     from convbench.simd.target import Target
 
-LENGTHS = (8, 16, 32)
+LENGTHS = (8, 12, 16, 20, 24, 28, 32)
 CACHE_BYTES = 1 << 20  # of the second-level cache: what a thread's block may take
 GROUP_BYTES = 6 << 20  # spectra of a staged group of tiles: beyond, writing them takes three times as long
 WEIGHTS_GROUP_BYTES = 64 << 20  # the same for backward weights
@@ -39,7 +39,8 @@ PRODUCT_FLOPS_NS = {3: 175.0, 4: 165.0}  # full blocks of the matrix kernels
 CALL_NS = 12.0  # of a matrix kernel, whatever its size
 STREAM_BYTES_NS = 14.0  # beyond the second-level cache
 CACHE_BYTES_NS = 60.0  # from the second-level cache
-TRANSFORM_NS = {8: 3.0, 16: 3.5, 32: 4.5}  # a vector of values of a tile, either direction, by the longer side
+# A vector of values of a tile, either direction, by the longer side.
+TRANSFORM_NS = {8: 3.0, 12: 3.2, 16: 3.5, 20: 3.9, 24: 4.2, 28: 4.4, 32: 4.5}
 
 
 def up(value: int, multiple: int) -> int:

@@ -20,7 +20,7 @@ from convbench.simd import target as targets
 from convbench.simd.kernels import fft, fft_product
 
 UNITS = [name for name in ("avx512", "avx2", "neon", "generic") if targets.runs_here(name)]
-SIZES = [(8, 8), (16, 8), (8, 16), (16, 16), (8, 32), (32, 32)]
+SIZES = [(8, 8), (16, 8), (8, 16), (16, 16), (8, 32), (32, 32), (12, 20), (24, 12), (28, 24), (20, 28)]
 
 
 def at(array: np.ndarray, offset: int = 0) -> int:

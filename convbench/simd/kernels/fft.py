@@ -2,9 +2,7 @@
 
 A tile of height x width real values has height width / 2 + 2 different frequencies: a real transform along the width,
 then along the height a complex one for the columns 1 .. width / 2 - 1 and a real one for the columns 0 and width / 2.
-Four frequencies are real. Radix 2, decimation in time, with each twiddle factor folded into fused multiply-adds (six
-for a butterfly): Linzer and Feig, "Implementation of Efficient FFT Algorithms on Fused Multiply-Add Architectures",
-IEEE Trans. Signal Processing 41 (1993). Inputs known to be zero and outputs that nobody wants cost nothing.
+Four frequencies are real. Height and width are even.
 
 Spectra lie in planes, so that the products per frequency are plain real matrix products. Of a complex frequency
 a = a_r + i a_i (data) times b (filter, already conjugated and scaled) there are
@@ -19,16 +17,13 @@ Order of the frequencies: columns 1 .. width / 2 - 1, `height` rows each; then c
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from convbench.simd.compiler import kernel
 from convbench.simd.emit import Emitter, Value
+from convbench.simd.kernels.butterflies import Butterflies, Complex, Counter, Result
 from convbench.simd.target import Target
 
-Complex = tuple[Any, Any]  # real and imaginary vector; None is zero
 Size = tuple[int, int]
 
 #: Planes that `forward` writes for a complex frequency.
@@ -61,175 +56,30 @@ def scratch_elements(size: Size, target: Target) -> int:
     return (size[0] + 1) * size[1] * target.lanes
 
 
-class Butterflies:
-    """Writes transforms over lists of vectors with an Emitter, and counts the operations."""
-
-    def __init__(self, e: Any) -> None:
-        self.e = e
-
-    # ---- arithmetic in which None is zero
-
-    def add(self, x: Value, y: Value) -> Value:
-        """x + y."""
-        return y if x is None else x if y is None else self.e.fadd(x, y)
-
-    def sub(self, x: Value, y: Value) -> Value:
-        """x - y."""
-        return self.neg(y) if x is None else x if y is None else self.e.fsub(x, y)
-
-    def neg(self, x: Value) -> Value:
-        """-x."""
-        return None if x is None else self.e.fneg(x)
-
-    def times(self, factor: float, x: Value, y: Value = None) -> Value:
-        """factor x + y."""
-        if x is None:
-            return y
-        constant = self.e.splat_constant(factor)
-        return self.e.fmul(constant, x) if y is None else self.e.fma(constant, x, y)
-
-    # ---- transforms, not scaled
-
-    def turned(self, x: Complex, k: int, n: int, sign: int) -> tuple[float, Value, Value]:
-        """(factor, u, v) with factor (u + i v) = x exp(sign 2 pi i k / n); the larger of cosine and sine outside."""
-        re, im = x
-        k %= n
-        if k == 0:
-            return 1.0, re, im
-        if 4 * k == n:
-            return float(sign), self.neg(im), re
-        c, d = math.cos(2 * math.pi * k / n), sign * math.sin(2 * math.pi * k / n)
-        if abs(c) >= abs(d):
-            return c, self.times(-d / c, im, re), self.times(d / c, re, im)
-        return d, self.times(c / d, re, self.neg(im)), self.times(c / d, im, re)
-
-    def pair(self, x: Complex, y: Complex, k: int, n: int, sign: int) -> tuple[Complex, Complex]:
-        """x + y t and x - y t for t = exp(sign 2 pi i k / n)."""
-        if 4 * (k % n) == n:  # i y without a negation
-            (a, b), (c, d) = x, y
-            first, second = (self.sub(a, d), self.add(b, c)), (self.add(a, d), self.sub(b, c))
-            return (first, second) if sign > 0 else (second, first)
-        factor, u, v = self.turned(y, k, n, sign)
-        if factor == 1.0:
-            return (self.add(x[0], u), self.add(x[1], v)), (self.sub(x[0], u), self.sub(x[1], v))
-        plus = self.times(factor, u, x[0]), self.times(factor, v, x[1])
-        return plus, (self.times(-factor, u, x[0]), self.times(-factor, v, x[1]))
-
-    def complex(self, x: Sequence[Complex], sign: int) -> list[Complex]:
-        """sum over j of x[j] exp(sign 2 pi i j k / n) for k < n, a power of two."""
-        n = len(x)
-        if n == 1:
-            return list(x)
-        even, odd = self.complex(x[::2], sign), self.complex(x[1::2], sign)
-        both = [self.pair(a, b, k, n, sign) for k, (a, b) in enumerate(zip(even, odd, strict=True))]
-        return [first for first, _ in both] + [second for _, second in both]
-
-    def real(self, x: Sequence[Value]) -> list[Complex]:
-        """Frequencies 0 .. n / 2 of real data; the first and the last are real (imaginary part None)."""
-        n = len(x)
-        if n == 1:
-            return [(x[0], None)]
-        even, odd = self.real(x[::2]), self.real(x[1::2])
-        half = n // 2
-        out: list[Complex] = [(None, None)] * (half + 1)
-        out[0], out[half] = (self.add(even[0][0], odd[0][0]), None), (self.sub(even[0][0], odd[0][0]), None)
-        for k in range(1, (half + 1) // 2):
-            factor, u, v = self.turned(odd[k], k, n, -1)
-            out[k] = self.times(factor, u, even[k][0]), self.times(factor, v, even[k][1])
-            out[half - k] = self.times(-factor, u, even[k][0]), self.times(factor, v, self.neg(even[k][1]))
-        if half > 1:
-            out[half // 2] = even[half // 2][0], self.neg(odd[half // 2][0])
-        return out
-
-    def real_inverse(self, x: Sequence[Complex]) -> list[Value]:
-        """The n real values whose frequencies 0 .. n / 2 are given, times n."""
-        half = len(x) - 1
-        if half == 0:
-            return [x[0][0]]
-        if half == 1:
-            return [self.add(x[0][0], x[1][0]), self.sub(x[0][0], x[1][0])]
-        n = 2 * half
-        even: list[Complex] = [(self.add(x[0][0], x[half][0]), None)]
-        odd: list[Complex] = [(self.sub(x[0][0], x[half][0]), None)]
-        for k in range(1, half // 2):
-            (a, b), (c, d) = x[k], x[half - k]
-            even.append((self.add(a, c), self.sub(b, d)))
-            re, im = self.sub(a, c), self.add(b, d)
-            cosine, sine = math.cos(2 * math.pi * k / n), math.sin(2 * math.pi * k / n)
-            odd.append((self.times(-sine, im, self.times(cosine, re)), self.times(cosine, im, self.times(sine, re))))
-        re, im = x[half // 2]
-        even.append((self.add(re, re), None))
-        odd.append((self.times(-2.0, im), None))
-        pairs = zip(self.real_inverse(even), self.real_inverse(odd), strict=True)
-        return [value for both in pairs for value in both]
-
-
-@dataclass(frozen=True, eq=False)
-class _Result:
-    """A value that is counted instead of computed: operations, and what it is made of."""
-
-    flops: int = 0
-    parts: tuple[Any, ...] = ()
-
-
-class _Counter:
-    """Stands in for an Emitter: the same calls, and `total` says what the results that are wanted take."""
-
-    def splat_constant(self, value: float) -> _Result:
-        """A constant costs nothing."""
-        return _Result()
-
-    def fneg(self, x: _Result) -> _Result:
-        """A sign costs nothing."""
-        return _Result(0, (x,))
-
-    def fadd(self, x: _Result, y: _Result) -> _Result:
-        """One operation."""
-        return _Result(1, (x, y))
-
-    fsub = fmul = fadd
-
-    def fma(self, x: _Result, y: _Result, z: _Result) -> _Result:
-        """Two operations."""
-        return _Result(2, (x, y, z))
-
-    @staticmethod
-    def total(wanted: Sequence[Any]) -> int:
-        """Operations that the wanted results need, each value once."""
-        seen: set[_Result] = set()
-        waiting = [value for value in wanted if value is not None]
-        while waiting:
-            value = waiting.pop()
-            if value not in seen:
-                seen.add(value)
-                waiting.extend(value.parts)
-        return sum(value.flops for value in seen)
-
-
 @functools.cache
 def forward_operations(size: Size, used: Size) -> int:
     """Floating-point operations of a forward transform for one channel; a fused multiply-add counts as two."""
-    (height, width), count = size, Butterflies(_Counter())
-    row = count.real([_Result() if j < used[1] else None for j in range(width)])
-    edge = count.real([_Result() if i < used[0] else None for i in range(height)])
-    column = count.complex([(_Result(), _Result()) if i < used[0] else (None, None) for i in range(height)], -1)
-    each = [_Counter.total([part for value in values for part in value]) for values in (row, edge, column)]
+    (height, width), count = size, Butterflies(Counter())
+    row = count.real([Result() if j < used[1] else None for j in range(width)])
+    edge = count.real([Result() if i < used[0] else None for i in range(height)])
+    column = count.complex([(Result(), Result()) if i < used[0] else (None, None) for i in range(height)], -1)
+    each = [Counter.total([part for value in values for part in value]) for values in (row, edge, column)]
     return used[0] * each[0] + 2 * each[1] + (width // 2 - 1) * each[2]
 
 
 @functools.cache
 def inverse_operations(size: Size, kept: Size) -> int:
     """The same for an inverse transform whose first `kept` rows and columns are wanted."""
-    (height, width), count = size, Butterflies(_Counter())
+    (height, width), count = size, Butterflies(Counter())
 
     def halves(length: int) -> list[Complex]:
-        ends = [(_Result(), None)]
-        return [*ends, *[(_Result(), _Result()) for _ in range(length // 2 - 1)], *ends]
+        ends = [(Result(), None)]
+        return [*ends, *[(Result(), Result()) for _ in range(length // 2 - 1)], *ends]
 
-    edge = _Counter.total(count.real_inverse(halves(height))[: kept[0]])
-    found = count.complex([(_Result(), _Result()) for _ in range(height)], 1)[: kept[0]]
-    column = _Counter.total([part for value in found for part in value])
-    row = _Counter.total(count.real_inverse(halves(width))[: kept[1]])
+    edge = Counter.total(count.real_inverse(halves(height), height)[: kept[0]])
+    found = count.complex([(Result(), Result()) for _ in range(height)], 1)[: kept[0]]
+    column = Counter.total([part for value in found for part in value])
+    row = Counter.total(count.real_inverse(halves(width), width)[: kept[1]])
     return 2 * edge + (width // 2 - 1) * column + kept[0] * row
 
 
@@ -354,7 +204,7 @@ def inverse(target: Target, size: Size, kept: Size, products: int) -> Emitter:
             at = e.at(base, e.mul(plane, e.add(first * each, e.mul(column.index, (height // 2 - 1) * each))))
             ends = [e.load(e.at(last, e.mul(plane, e.add(e.mul(column.index, 2), index)))) for index in range(2)]
             middle = [get(at, (k - 1) * each) for k in range(1, height // 2)]
-            values = Butterflies(e).real_inverse([(ends[0], None), *middle, (ends[1], None)])
+            values = Butterflies(e).real_inverse([(ends[0], None), *middle, (ends[1], None)], height)
             to = e.at(half, e.mul(column.index, part))
             for i in range(kept[0]):
                 e.store(values[i], e.at(to, i * e.lanes))
@@ -371,7 +221,7 @@ def inverse(target: Target, size: Size, kept: Size, products: int) -> Emitter:
             for u in range(1, width // 2):
                 pairs.append((e.load(e.at(at, 2 * u * part)), e.load(e.at(at, (2 * u + 1) * part))))
             pairs.append((e.load(e.at(at, part)), None))
-            results = Butterflies(e).real_inverse(pairs)
+            results = Butterflies(e).real_inverse(pairs, width)
             to = e.at(e.pointer(y), e.mul(line.index, row), c.index)
             for j in range(kept[1]):
                 e.store(results[j], e.b.select(e.less(j, columns), to, waste), mask)
