@@ -53,10 +53,11 @@ def address(array: np.ndarray) -> int:
 
 @pytest.mark.parametrize("vectors", [1, 2, 3, 4])
 @pytest.mark.parametrize("unit", UNITS)
-def test_pixels_kernel(unit: str, vectors: int) -> None:
+@pytest.mark.parametrize("follow", [False, True])
+def test_pixels_kernel(follow: bool, unit: str, vectors: int) -> None:
     target, rng = units.named(unit), np.random.default_rng(1)
     rows = gemm_pixels.rows_for(target, vectors)
-    kernel, p = gemm_pixels.pixels(target, Shape(rows, vectors, 2)), vectors * target.lanes
+    kernel, p = gemm_pixels.pixels(target, Shape(rows, vectors, 2), follow), vectors * target.lanes
     for n in range(1, 2 * rows + 2):
         for columns, depth, accumulate in ((p, 1, 0), (p - 1, 2, 1), (1, 5, 0), (max(1, p - target.lanes), 8, 1)):
             a, b, c = (whole_numbers(rng, size) for size in (3000, 3 * depth * p, n * (p + 3)))

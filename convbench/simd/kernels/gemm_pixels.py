@@ -42,9 +42,13 @@ def rows_for(target: Target, vectors: int) -> int:
 
 
 @kernel
-def pixels(target: Target, shape: Shape) -> Emitter:
-    """The kernel for panels of shape.columns(target) columns and blocks of at most shape.rows rows."""
-    e = Emitter(target, f"pixels_{target.name}_{shape.rows}x{shape.vectors}_{shape.unroll}", PIXELS)
+def pixels(target: Target, shape: Shape, follow: bool = False) -> Emitter:
+    """The kernel for panels of shape.columns(target) columns and blocks of at most shape.rows rows.
+
+    follow: rows of A lie one behind the other, so what follows a block in memory is fetched for the next one.
+    """
+    name = f"pixels_{target.name}_{shape.rows}x{shape.vectors}_{shape.unroll}{'_follow' if follow else ''}"
+    e = Emitter(target, name, PIXELS)
     rows, columns, table, *_, ahead, ahead_bytes = e.args
     masks = [e.mask(e.sub(columns, v * e.lanes)) for v in range(shape.vectors)]
     turn_bytes = e.mul(e.b.sdiv(e.mul(e.args[6], e.args[7]), e.i(shape.unroll)), LINE)
@@ -54,7 +58,7 @@ def pixels(target: Target, shape: Shape) -> Emitter:
         start = e.mul(turn_bytes, index)
         wanted = e.less(start, ahead_bytes)
         fetch = e.b.select(wanted, e.add(ahead, start), e.args[4])
-        _pixel_block(e, shape, count, pairs, masks, (fetch, e.b.select(wanted, e.i(LINE), e.i(0))))
+        _pixel_block(e, shape, count, pairs, masks, (fetch, e.b.select(wanted, e.i(LINE), e.i(0))), follow)
 
     _blocks(e, rows, shape.rows, block)
     return e
@@ -75,7 +79,7 @@ def _blocks(e: Emitter, rows: Value, most: int, block: Callable[[Value, Value, i
 
 
 def _pixel_block(
-    e: Emitter, shape: Shape, rows: int, pairs: Value, masks: list[Value], fetch: tuple[Value, Value]
+    e: Emitter, shape: Shape, rows: int, pairs: Value, masks: list[Value], fetch: tuple[Value, Value], follow: bool
 ) -> None:
     _, columns, _, a, b, segments, count, depth, c, accumulate, _, _ = e.args
     vectors, lanes, unroll = shape.vectors, e.lanes, shape.unroll
@@ -87,7 +91,9 @@ def _pixel_block(
             prefetch(e, e.at(c_rows[m], v * lanes), write=True)
     sums = _initial(e, accumulate, c_rows, masks)
     table = e.pointer(segments, I64)
-    with e.loop(count, [*sums, fetch[0]], name="segment") as segment:
+    fetches = [fetch[0]] + ([e.b.ptrtoint(e.at(a_rows[-1], depth), I64)] if follow else [])
+    levels = (2, 3)  # of B into the second-level cache, of A into the first
+    with e.loop(count, [*sums, *fetches], name="segment") as segment:
         pair = e.mul(segment.index, 2)
         offset = e.load_int(e.at(table, pair))
         a_at = [e.at(row, offset) for row in a_rows]
@@ -103,22 +109,26 @@ def _pixel_block(
             return [*acc, b_k]
 
         turns = e.b.sdiv(depth, e.i(unroll))
-        *state, fetching = [*segment.carried[:-1], b_at, segment.carried[-1]]
-        with e.loop(e.mul(turns, unroll), [*state, fetching], step=unroll, name="k") as k:
-            *now, fetch_at = k.carried
-            prefetch(e, e.pointer(fetch_at), write=False)
+        most = len(sums)
+        state = [*segment.carried[:most], b_at, *segment.carried[most:]]
+        with e.loop(e.mul(turns, unroll), state, step=unroll, name="k") as k:
+            now, fetches = k.carried[: most + 1], k.carried[most + 1 :]
+            for place, level in zip(fetches, levels, strict=False):
+                prefetch(e, e.pointer(place), write=False, level=level)
             for further in range(unroll):
                 now = step(now, k.index, further)
-            k.result = [*now[:-1], e.at(now[-1], unroll * width), e.add(fetch_at, fetch[1])]
-        *state, fetching = k.result
+            steps = (fetch[1], e.i(LINE))
+            fetches = [e.add(place, by) for place, by in zip(fetches, steps, strict=False)]
+            k.result = [*now[:-1], e.at(now[-1], unroll * width), *fetches]
+        state, fetches = k.result[: most + 1], k.result[most + 1 :]
         if unroll > 1:
             done = e.mul(turns, unroll)
             with e.loop(e.sub(depth, done), state, name="rest") as k:
                 now = step(k.carried, e.add(done, k.index), 0)
                 k.result = [*now[:-1], e.at(now[-1], width)]
             state = k.result
-        segment.result = [*state[:-1], fetching]
-    _write_block(e, segment.result[:-1], c_rows, masks, columns)
+        segment.result = [*state[:-1], *fetches]
+    _write_block(e, segment.result[: len(sums)], c_rows, masks, columns)
 
 
 def _initial(e: Emitter, accumulate: Value, c_rows: list[Value], masks: list[Value]) -> list[Value]:
