@@ -1,4 +1,4 @@
-"""How tiled FFT convolution in the simd tier is cut: tile size, products, blocks; chosen by a model of the time.
+"""How tiled FFT convolution in the simd tier is cut: tile size, products, blocks (`_fft_simd_model.py` chooses them).
 
 Every pass is brought to one picture. Data of `c_in` channels go through filters to `c_out` channels: forward as it
 is, backward data with turned filters and the channels exchanged. Backward weights has the tiles of x as its data, the
@@ -9,16 +9,17 @@ Two ways to go through the tiles of the data passes:
 
     blocked   a block of tiles is transformed, multiplied panel by panel and transformed back by one thread; its
               spectra stay in the second-level cache, the filter's are read again for every block.
-    staged    all tiles (a large group of them) are transformed, then multiplied frequency by frequency, then
-              transformed back: the filter's spectra are read once. Threads share tiles, frequencies, tiles.
+    staged    all rows (of a large group of tiles) are transformed along the width, tiles above each other sharing
+              them; then one column of frequencies after the other of all tiles is transformed along the height,
+              multiplied and transformed back; then all rows back. The filter's spectra are read once, and those of
+              a column's tiles stay in the second-level cache. Threads share rows, columns, rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from convbench.algorithms._fft_geometry import Taps
 from convbench.problem import Pass, Problem
@@ -26,26 +27,21 @@ from convbench.problem import Pass, Problem
 if TYPE_CHECKING:
     from convbench.simd.target import Target
 
-LENGTHS = (8, 12, 16, 20, 24, 28, 32)
 CACHE_BYTES = 1 << 20  # of the second-level cache: what a thread's block may take
-GROUP_BYTES = 6 << 20  # spectra of a staged group of tiles: beyond, writing them takes three times as long
-WEIGHTS_GROUP_BYTES = 64 << 20  # the same for backward weights
 STRIP_ELEMENTS = 1 << 16
 PAD = 16  # elements between planes: their distance must not be a multiple of a large power of two
 THREADS = 2  # that the estimates of workspace reckon with
-
-# One thread of a Xeon with AVX-512 at about 3.3 GHz, 2026-11.
-PRODUCT_FLOPS_NS = {3: 175.0, 4: 165.0}  # full blocks of the matrix kernels
-CALL_NS = 12.0  # of a matrix kernel, whatever its size
-STREAM_BYTES_NS = 14.0  # beyond the second-level cache
-CACHE_BYTES_NS = 60.0  # from the second-level cache
-# A vector of values of a tile, either direction, by the longer side.
-TRANSFORM_NS = {8: 3.0, 12: 3.2, 16: 3.5, 20: 3.9, 24: 4.2, 28: 4.4, 32: 4.5}
 
 
 def up(value: int, multiple: int) -> int:
     """The next multiple."""
     return -(-value // multiple) * multiple
+
+
+def odd_lines(value: int) -> int:
+    """The next multiple of 16 elements that is no multiple of 32, so that strides spread over the cache's sets."""
+    lines = -(-value // 16)
+    return 16 * (lines + 1 - lines % 2)
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,8 @@ class Side:
 class Plan:
     """All decisions for one problem. tile: height, width. products: 3 or 4 real ones for a complex one.
 
-    block: tiles in a block (blocked) or in a group (staged; all passes of backward weights are). vectors: width of
-    the matrix kernel's panels.
+    block: tiles in a block (blocked) or in a group (staged; all plans of backward weights are). In the data passes a
+    group consists of whole rows of tiles, at least one. vectors: width of the matrix kernel's panels.
     """
 
     problem: Problem
@@ -129,6 +125,35 @@ class Plan:
         """dy of backward weights: each of its elements in one tile alone."""
         s = self.problem.shape
         return Side(s.k, (s.p, s.q), (0, 0), self.step)
+
+    # ---- groups
+
+    @property
+    def by_columns(self) -> bool:
+        """Staged data passes: columns of frequencies one by one, groups of whole rows of tiles."""
+        return self.staged and not self.is_weights_pass
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of tiles of all images."""
+        return self.problem.shape.n * self.grid[0]
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of tiles of a group at most."""
+        return min(self.tile_rows, max(1, self.block // self.grid[1]))
+
+    @property
+    def at_once(self) -> int:
+        """Tiles whose spectra stand beside each other at most."""
+        return self.group_rows * self.grid[1] if self.by_columns else self.block
+
+    @property
+    def work_groups(self) -> int:
+        """Groups of tiles (staged) or blocks (blocked)."""
+        if self.by_columns:
+            return -(-self.tile_rows // self.group_rows)
+        return -(-self.tiles // self.block)
 
     # ---- channels
 
@@ -212,12 +237,12 @@ class Plan:
     @property
     def data_plane(self) -> int:
         """Elements from plane to plane."""
-        return up(self.block * self.data_pitch, 16) + PAD
+        return up(self.at_once * self.data_pitch, 16) + PAD
 
     @property
     def gradient_plane(self) -> int:
         """The same for dy."""
-        return up(self.block * self.gradient_pitch, 16) + PAD
+        return up(self.at_once * self.gradient_pitch, 16) + PAD
 
     @property
     def filter_plane(self) -> int:
@@ -232,7 +257,38 @@ class Plan:
     @property
     def result_plane(self) -> int:
         """Elements from plane to plane of the products (data passes)."""
-        return up(self.block * self.result_pitch, 16) + PAD
+        return up(self.at_once * self.result_pitch, 16) + PAD
+
+    @property
+    def slab(self) -> int:
+        """Planes of the largest column of frequencies."""
+        return (3 if self.products == 3 else 2) * self.tile[0]
+
+    @property
+    def half_rows(self) -> int:
+        """Rows of a group that are transformed along the width, at most: tiles above each other share them."""
+        images = min(self.problem.shape.n - 1, -(-(self.group_rows - 1) // self.grid[0]))
+        return (self.group_rows - 1) * self.step[0] + self.tile[0] + images * (self.tile[0] - self.step[0])
+
+    @property
+    def half_row(self) -> int:
+        """Elements from such a row to the next; an odd number of lines."""
+        return odd_lines(self.grid[1] * self.data_pitch)
+
+    @property
+    def half_part(self) -> int:
+        """Elements from the real or imaginary parts of one frequency of all those rows to the next."""
+        return odd_lines(self.half_rows * self.half_row)
+
+    @property
+    def result_row(self) -> int:
+        """The same for rows of results whose columns are transformed back."""
+        return odd_lines(self.grid[1] * self.result_pitch)
+
+    @property
+    def result_part(self) -> int:
+        """The same for their parts."""
+        return odd_lines(self.group_rows * self.step[0] * self.result_row)
 
     @property
     def filter_elements(self) -> int:
@@ -276,6 +332,16 @@ class Plan:
         each = self.step[0] * self.step[1] * self.batch_pitch
         return max(1, min(self.grid[1], STRIP_ELEMENTS // each))
 
+    def row_wide(self, span: int, channels: int) -> int:
+        """Channels of a strip of one row of `span` pixels."""
+        lanes = self.target.lanes
+        return min(max(1, STRIP_ELEMENTS // (span * lanes)) * lanes, up(channels, lanes))
+
+    @property
+    def spans(self) -> tuple[int, int]:
+        """Pixels of a row of tiles: data, results."""
+        return (self.grid[1] - 1) * self.step[1] + self.tile[1], self.grid[1] * self.step[1]
+
     @property
     def tap_channels(self) -> int:
         """Input channels of a part whose taps are transformed (or written) at once."""
@@ -305,29 +371,32 @@ class Plan:
         """Elements from plane to plane of the products of backward weights."""
         return up(self.rows * self.panel, 16) + PAD
 
-    @property
-    def work_groups(self) -> int:
-        """Groups of tiles (staged) or blocks (blocked)."""
-        return -(-self.tiles // self.block)
-
     # ---- memory
 
     @property
     def thread_elements(self) -> int:
         """Scratch of one thread: a transform's, a strip, and where it works in blocks their spectra."""
-        strips = [self.strip_elements(self.data)]
         s = self.problem.shape
         if self.is_weights_pass:
-            strips += [self.strip_elements(self.gradient), self.kept[0] * self.kept[1] * self.rows * self.panel]
+            strips = [self.strip_elements(self.data), self.strip_elements(self.gradient)]
+            strips += [self.kept[0] * self.kept[1] * self.rows * self.panel]
+        elif self.staged:
+            strips = [
+                span * self.row_wide(span, channels)
+                for span, channels in zip(self.spans, (self.data.channels, self.result_pitch), strict=True)
+            ]
         else:
-            strips += [self.result_run * self.step[0] * self.step[1] * self.batch_pitch]
+            strips = [self.strip_elements(self.data), self.result_run * self.step[0] * self.step[1] * self.batch_pitch]
+        if not self.is_weights_pass:
             strips += [s.r * s.s * self.tap_channels * self.panel]
-        total = self.scratch_elements + up(max(strips), 16) + PAD
+        return self.scratch_elements + up(max(strips), 16) + PAD + self.block_elements
+
+    @property
+    def block_elements(self) -> int:
+        """Spectra and products that a thread keeps of its own."""
         if self.is_weights_pass:
-            return total + (self.planes * self.weights_plane if self.work_groups == 1 else 0)
-        if not self.staged:
-            total += self.planes * self.data_plane + self.planes * self.result_plane
-        return total
+            return self.planes * self.weights_plane if self.work_groups == 1 else 0
+        return (self.slab if self.staged else self.planes) * (self.data_plane + self.result_plane)
 
     @property
     def scratch_elements(self) -> int:
@@ -336,141 +405,15 @@ class Plan:
 
     @property
     def shared_elements(self) -> int:
-        """Spectra that all threads share: data and products of a staged group; the filter's come on top."""
+        """What all threads share of a staged group: rows' transforms (backward weights: spectra); no filters."""
         if self.is_weights_pass:
             total = self.planes * (self.data_plane + self.gradient_plane)
             if self.work_groups > 1:
                 total += self.parts * self.row_blocks * self.planes * self.weights_plane
             return total
-        if not self.staged:
-            return 0
-        return self.planes * self.data_plane + self.planes * self.result_plane
+        return self.tile[1] * (self.half_part + self.result_part) if self.staged else 0
 
     def workspace_bytes(self) -> int:
         """Everything, with THREADS threads."""
         filters = 0 if self.is_weights_pass else self.filter_elements
         return 4 * (THREADS * self.thread_elements + self.shared_elements + filters)
-
-    # ---- operations
-
-    def executed_flops(self) -> dict[str, float]:
-        """By phase, as the kernels are written: zeros and unwanted results cost nothing."""
-        from convbench.simd.kernels.fft import forward_operations, inverse_operations
-
-        s, tiles, pairs = self.problem.shape, self.tiles, self.problem.shape.k * self.problem.shape.cg
-        products = (6.0 if self.products == 3 else 8.0) * self.frequencies + 8.0
-        if self.depthwise and not self.is_weights_pass:
-            products /= 2  # nothing is added
-        data = float(forward_operations(self.tile, self.data.used))
-        if self.is_weights_pass:
-            return {
-                "input_transform": tiles * (data * s.c + forward_operations(self.tile, self.gradient.used) * s.k),
-                "multiply": products * tiles * pairs,
-                "output_transform": float(inverse_operations(self.tile, self.kept)) * pairs,
-            }
-        out = s.c if self.problem.pass_ is Pass.BACKWARD_DATA else s.k
-        return {
-            "input_transform": data * tiles * self.data.channels,
-            "filter_transform": float(forward_operations(self.tile, self.kept)) * pairs,
-            "multiply": products * tiles * pairs,
-            "output_transform": float(inverse_operations(self.tile, self.step)) * tiles * out,
-        }
-
-    # ---- the model
-
-    def expected_ns(self) -> float:
-        """Time of one run with packed weights in one thread, roughly."""
-        lanes = self.target.lanes
-        points = self.tile[0] * self.tile[1]
-        transform = TRANSFORM_NS[max(self.tile)] * points
-        vectors_in = self.data_pitch // lanes
-        if self.is_weights_pass:
-            total = transform * self.tiles * (vectors_in + self.gradient_pitch // lanes)
-            total += transform * self.parts * self.c_in * self.vectors
-            total += self._product_ns(self.parts * self.row_blocks, self.rows, self.tiles, 0.0)
-            spectra = 4 * self.planes * (self.data_plane + self.gradient_plane) * self.work_groups
-            total += spectra * 2 / STREAM_BYTES_NS + 4 * self.planes * self.tiles * (
-                self.data_pitch * (self.parts - 1) + self.gradient_pitch * (self.row_blocks - 1)
-            ) / CACHE_BYTES_NS
-            if self.work_groups > 1:
-                total += 8 * self.work_groups * self.planes * pair_count(self) / STREAM_BYTES_NS
-            return total
-        total = transform * self.tiles * (vectors_in + self.batches * self.batch_pitch // lanes)
-        rows = -(-self.tiles // self.work_groups)
-        filters = 4 * self.filter_elements
-        stream = filters / (CACHE_BYTES_NS if filters < CACHE_BYTES // 2 else STREAM_BYTES_NS)
-        total += self.work_groups * self._product_ns(self.parts, rows, self.c_in, stream)
-        if self.staged:
-            spectra = self.planes * self.data_plane + self.planes * self.result_plane
-            total += 2 * 4 * spectra * self.work_groups / STREAM_BYTES_NS
-        return total
-
-    def _product_ns(self, parts: int, rows: int, depth: int, stream: float) -> float:
-        """Matrix products of `rows` rows over all frequencies and `parts` panels; stream: reading the filters.
-
-        Four products fetch the filters while they compute; three leave about half of that uncovered.
-        """
-        times = self.products * self.frequencies + 4
-        if self.depthwise:
-            return times * parts * rows * (self.vectors * 1.0 + 2.0) + stream
-        blocks = -(-rows // self.most_rows)
-        used = rows / (blocks * self.most_rows)  # a block of few rows waits for its additions and for B
-        speed = PRODUCT_FLOPS_NS[self.products] * min(1.0, 0.35 + 0.75 * used)
-        calls = CALL_NS * parts * blocks * times / (4 if self.products == 4 else 1)
-        compute = calls + times * parts * 2.0 * rows * depth * min(self.panel, self.c_out) / speed
-        return compute + stream / 2 if self.products == 3 else max(compute, stream)
-
-
-def pair_count(plan: Plan) -> int:
-    """Channel pairs that have a filter."""
-    return plan.problem.shape.k * plan.problem.shape.cg
-
-
-def candidates(problem: Problem, target: Target) -> Iterator[Plan]:
-    """All plans that the model compares."""
-    from convbench.simd.kernels.gemm import vectors_for
-
-    taps = Taps.both(problem.shape)
-    weights = problem.pass_ is Pass.BACKWARD_WEIGHTS
-    for height in LENGTHS:
-        for width in LENGTHS:
-            if height < taps[0].count or width < taps[1].count:
-                continue
-            first = Plan(problem, target, (height, width), 3, True, 1, 1)
-            first = replace(first, vectors=vectors_for(target, first.c_out))
-            for products in (3,) if first.depthwise else (3, 4):
-                vectors = complex_vectors(target, first.c_out) if products == 4 else first.vectors
-                plan = replace(first, products=products, vectors=vectors)
-                for staged in (True,) if weights else (True, False):
-                    plan = replace(plan, staged=staged, block=1)
-                    yield replace(plan, block=_block(plan))
-
-
-def complex_vectors(target: Target, columns: int) -> int:
-    """Registers that hold a row of a panel of complex filters: two where there are registers enough for many rows."""
-    return 2 if target.registers >= 32 and columns > target.lanes else 1
-
-
-def _block(plan: Plan) -> int:
-    """Tiles of a block: what the budget holds, balanced, in whole blocks of the matrix kernel where they are many."""
-    each = plan.planes * plan.data_pitch
-    if plan.is_weights_pass:
-        each += plan.planes * plan.gradient_pitch
-    else:
-        each += plan.planes * plan.result_pitch
-    budget = GROUP_BYTES if plan.staged else CACHE_BYTES
-    most = max(1, (WEIGHTS_GROUP_BYTES if plan.is_weights_pass else budget) // (4 * each))
-    rows = plan.most_rows
-    if most >= plan.tiles:
-        return plan.tiles
-    if most > rows:
-        most -= most % rows
-    blocks = -(-plan.tiles // most)
-    return min(most, up(-(-plan.tiles // blocks), rows) if most > rows else most)
-
-
-@lru_cache(maxsize=512)
-def choose(problem: Problem, target: Target, only: tuple[tuple[str, Any], ...] = ()) -> Plan:
-    """The plan that the model expects to be fastest. only: pairs (field, value) that it must have, for tests."""
-    fitting = [p for p in candidates(problem, target) if all(getattr(p, name) == value for name, value in only)]
-    return min(fitting, key=Plan.expected_ns)

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from convbench.algorithms import _fft_simd as loops
+from convbench.algorithms import _fft_simd_columns as columns
+from convbench.algorithms import _fft_simd_weights as of_weights
 from convbench.algorithms._fft_simd_plan import PAD, Plan, Side
 from convbench.algorithms._simd import address_of
 from convbench.problem import Pass
 from convbench.registry import Context
 from convbench.simd.driver import Runner
-from convbench.simd.kernels import fft
+from convbench.simd.kernels import fft, fft_halves
 from convbench.simd.kernels.fft_product import complex_product, rows_for
 from convbench.simd.kernels.gemm import brgemm, shape_for
 from convbench.simd.kernels.transpose import transpose
@@ -82,21 +84,21 @@ class Prepared:
             loops.FIRST_S: plan.taps[1].first, loops.KEPT_R: plan.kept[0], loops.KEPT_S: plan.kept[1],
             loops.TURNED: backward, loops.TAP_SLICES: -(-plan.c_in // plan.tap_channels),
             loops.ROW_BLOCKS: plan.row_blocks if plan.is_weights_pass else 0, loops.PHASES: phases,
+            loops.TILE_H: plan.tile[0], loops.TILE_W: plan.tile[1],
+            loops.RUNS: plan.batches if plan.parts_together > 1 else plan.groups,
+            loops.BLOCK_SPECTRA: plan.thread_elements - plan.block_elements,
         }  # fmt: skip
         for index, value in values.items():
             t[index] = int(value)
-        strips = plan.thread_elements - plan.scratch_elements
         if plan.is_weights_pass:
             t[loops.WEIGHTS_PLANE] = plan.weights_plane
-            kept = plan.planes * plan.weights_plane if plan.work_groups == 1 else 0
-        else:
-            kept = plan.planes * plan.data_plane + plan.planes * plan.result_plane
-            kept = 0 if plan.staged else kept
-        t[loops.BLOCK_SPECTRA] = plan.scratch_elements + strips - kept
-        if plan.is_weights_pass and plan.work_groups > 1:
-            t[loops.RESULTS] = self._shared + 4 * plan.planes * (plan.data_plane + plan.gradient_plane)
-        elif plan.staged and not plan.is_weights_pass:
-            t[loops.RESULTS] = self._shared + 4 * plan.planes * plan.data_plane
+            if plan.work_groups > 1:
+                t[loops.RESULTS] = self._shared + 4 * plan.planes * (plan.data_plane + plan.gradient_plane)
+        elif plan.staged:
+            t[[loops.HALVES, loops.HALF_ROW, loops.HALF_PART]] = self._shared, plan.half_row, plan.half_part
+            t[loops.RESULT_HALVES] = self._shared + 4 * plan.tile[1] * plan.half_part
+            t[[loops.RESULT_ROW, loops.RESULT_PART]] = plan.result_row, plan.result_part
+            t[loops.RESULT_WIDE] = plan.row_wide(plan.spans[1], plan.result_pitch)
 
     def _filter_strides(self) -> None:
         """Strides of w in elements, by the roles that K and C play in the pass."""
@@ -119,18 +121,21 @@ class Prepared:
         in_place = plan.in_place(plan.problem.layout, side.channels)
         run = 1 if in_place else run
         tiles = min(plan.block, plan.tiles)
-        chunks = -(-tiles // run)
+        if plan.by_columns:
+            wide = plan.row_wide(plan.spans[0], side.channels)
+        chunks = plan.tile[0] if plan.by_columns else -(-tiles // run)
         vectors = -(-side.channels // plan.target.lanes)
         slices = 1
         if self.threads > 1 and chunks < TASKS_PER_THREAD * self.threads:
             slices = min(vectors, -(-TASKS_PER_THREAD * self.threads // chunks))
-        kernel = fft.forward(plan.target, plan.tile, side.used, planes)
+        whole = None if plan.by_columns else fft.forward(plan.target, plan.tile, side.used, planes)
         values = {
             loops.S_NCHW: plan.problem.layout == "nchw", loops.S_CHANNELS: side.channels,
             loops.S_HEIGHT: side.size[0], loops.S_WIDTH: side.size[1], loops.S_TOP: side.begin[0],
             loops.S_LEFT: side.begin[1], loops.S_ROWS: side.used[0], loops.S_COLUMNS: side.used[1],
-            loops.S_IN_PLACE: in_place, loops.S_KERNEL: kernel.address, loops.S_RUN: run, loops.S_WIDE: wide,
-            loops.S_SLICES: slices, loops.S_CHUNK: run, loops.S_SPECTRA: self._shared,
+            loops.S_IN_PLACE: in_place, loops.S_KERNEL: whole.address if whole else 0, loops.S_RUN: run,
+            loops.S_WIDE: wide, loops.S_SLICES: slices, loops.S_CHUNK: run,
+            loops.S_SPECTRA: self._shared,
         }  # fmt: skip
         for index, value in values.items():
             table[index] = int(value)
@@ -147,8 +152,16 @@ class Prepared:
         if plan.products == 4:
             t[loops.COMPLEX_GEMM] = complex_product(target, plan.vectors, plan.is_weights_pass).address
             t[loops.COMPLEX_ROWS] = rows_for(target, plan.vectors)
-        kept = plan.kept if plan.is_weights_pass else plan.step
-        t[loops.INVERSE] = fft.inverse(target, plan.tile, kept, plan.products).address
+        if plan.by_columns:
+            planes = fft.DATA_3 if plan.products == 3 else fft.DATA_4
+            t[loops.ROW_KERNEL] = fft_halves.row(target, plan.tile[1], plan.tile[1]).address
+            t[loops.COLUMN_KERNEL] = fft_halves.column(target, plan.tile, planes).address
+            inverse = fft_halves.column_inverse(target, plan.tile, plan.step[0], plan.products)
+            t[loops.COLUMN_INVERSE] = inverse.address
+            t[loops.ROW_INVERSE] = fft_halves.row_inverse(target, plan.tile[1], plan.step[1]).address
+        else:
+            kept = plan.kept if plan.is_weights_pass else plan.step
+            t[loops.INVERSE] = fft.inverse(target, plan.tile, kept, plan.products).address
         if not plan.is_weights_pass:
             planes = fft.FILTER_3 if plan.products == 3 else fft.FILTER_4
             t[loops.FILTER_KERNEL] = fft.forward(target, plan.tile, plan.kept, planes).address
@@ -161,9 +174,9 @@ class Prepared:
             return Runner(work, t, self.threads)
 
         if plan.is_weights_pass:
-            self.load, self.products = runner(loops.load_task), runner(loops.weights_task)
+            self.load, self.products = runner(of_weights.load_task), runner(of_weights.weights_task)
             return
-        self.filters = runner(loops.filter_task)
+        self.filters = runner(of_weights.filter_task)
         if not plan.staged:
             blocks = plan.work_groups
             if self.threads > 1 and blocks % self.threads:  # every thread as many
@@ -171,9 +184,10 @@ class Prepared:
             t[loops.BLOCKS] = blocks
             self.blocks = runner(loops.block_task)
             return
-        self.load, self.products = runner(loops.load_task), runner(loops.multiply_task)
-        self.store = runner(loops.store_task)
-        t[loops.CHUNKS] = min(plan.frequencies + 4, 8 * self.threads) if self.threads > 1 else 1
+        self.load, self.products = runner(columns.rows_task), runner(columns.columns_task)
+        self.store = runner(columns.results_task)
+        columns_of_all, wanted = plan.tile[1] // 2, TASKS_PER_THREAD * self.threads if self.threads > 1 else 1
+        t[loops.SPLITS] = min(plan.tiles // plan.work_groups, -(-wanted // columns_of_all))
 
     # ---- running
 
@@ -195,10 +209,12 @@ class Prepared:
             self.blocks(int(t[loops.BLOCKS]))
             return
         for _ in self._groups():
-            self.load(int(self.data[loops.S_COUNT]))
-            self.products(int(t[loops.CHUNKS]))
-            tiles = int(t[loops.END] - t[loops.FIRST])
-            self.store(-(-tiles // plan.result_run) * plan.batches)
+            first, last = int(t[loops.FIRST]), int(t[loops.END]) - 1
+            images = last // plan.grid[0] - first // plan.grid[0]
+            rows = (last - first) * plan.step[0] + plan.tile[0] + images * (plan.tile[0] - plan.step[0])
+            self.load(rows * int(self.data[loops.S_SLICES]))
+            self.products(plan.tile[1] // 2 * int(t[loops.SPLITS]))
+            self.store((last - first + 1) * plan.step[0] * int(t[loops.RUNS]))
 
     def run_weights(self, x: Any, dy: Any, dw: Any) -> None:
         """Backward weights."""
@@ -213,11 +229,12 @@ class Prepared:
             self.products(plan.parts * plan.row_blocks)
 
     def _groups(self) -> Any:
-        """Sets the table to one group of tiles after the other."""
+        """Sets the table to one group of tiles (by columns: of rows of tiles) after the other."""
         plan, t = self.plan, self.table
+        total = plan.tile_rows if plan.by_columns else plan.tiles
         for i in range(plan.work_groups):
-            first, end = (plan.tiles * k // plan.work_groups for k in (i, i + 1))
+            first, end = (total * k // plan.work_groups for k in (i, i + 1))
             t[[loops.FIRST, loops.END]] = first, end
-            for side in (self.data, self.gradient) if plan.is_weights_pass else (self.data,):
+            for side in (self.data, self.gradient) if plan.is_weights_pass else ():
                 side[loops.S_COUNT] = -(-(end - first) // int(side[loops.S_CHUNK])) * side[loops.S_SLICES]
             yield i

@@ -1,7 +1,8 @@
-"""Overlap-save FFT tiles of 8, 16 or 32 points a side in vector code generated here. Vasilache et al. 2014
+"""Overlap-save FFT tiles of 8 to 32 points a side in vector code generated here. Vasilache et al. 2014
 (arXiv 1412.7580), section 6; Gauss' three products for a complex one.
 
-Which tile, which blocks: `_fft_simd_plan.py`. Loops: `_fft_simd.py`. Kernels: `convbench/simd/kernels/fft.py`.
+Which tile: `_fft_simd_model.py`. Which blocks: `_fft_simd_plan.py`. Loops: `_fft_simd.py`, `_fft_simd_columns.py`,
+`_fft_simd_weights.py`. Kernels: `convbench/simd/kernels/fft.py`, `fft_halves.py`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class FftTiledSimd(SimdImplementation):
 
     def plan(self, problem: Problem) -> Plan:
         """Tile size and blocks."""
-        from convbench.algorithms._fft_simd_plan import choose
+        from convbench.algorithms._fft_simd_model import choose
 
         return choose(problem, self.target(), self.only)
 
@@ -72,7 +73,9 @@ class FftTiledSimd(SimdImplementation):
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """By phase, as the kernels are written."""
-        return self.plan(problem).executed_flops()
+        from convbench.algorithms._fft_simd_model import executed_flops
+
+        return executed_flops(self.plan(problem))
 
     def error_footprint(self, problem: Problem) -> tuple[int, int]:
         """The valid part of a tile; backward weights sums over all tiles."""

@@ -12,7 +12,8 @@ from convbench.problem import ConvShape, Pass, Problem
 
 pytest.importorskip("numba")
 
-from convbench.algorithms._fft_simd_plan import Plan, candidates, choose
+from convbench.algorithms._fft_simd_model import candidates, choose
+from convbench.algorithms._fft_simd_plan import Plan
 from convbench.algorithms._fft_simd_run import Prepared
 from convbench.algorithms.fft_tiled_simd import FftTiledSimd
 from convbench.devices.cpu import CpuContext, aligned_empty

@@ -57,30 +57,53 @@ def scratch_elements(size: Size, target: Target) -> int:
 
 
 @functools.cache
-def forward_operations(size: Size, used: Size) -> int:
-    """Floating-point operations of a forward transform for one channel; a fused multiply-add counts as two."""
-    (height, width), count = size, Butterflies(Counter())
-    row = count.real([Result() if j < used[1] else None for j in range(width)])
-    edge = count.real([Result() if i < used[0] else None for i in range(height)])
-    column = count.complex([(Result(), Result()) if i < used[0] else (None, None) for i in range(height)], -1)
-    each = [Counter.total([part for value in values for part in value]) for values in (row, edge, column)]
-    return used[0] * each[0] + 2 * each[1] + (width // 2 - 1) * each[2]
+def row_operations(width: int, used: int) -> int:
+    """Floating-point operations of a row's forward transform for one channel; a fused multiply-add counts as two."""
+    return _total(Butterflies(Counter()).real([Result() if j < used else None for j in range(width)]))
 
 
 @functools.cache
+def column_operations(size: Size, used: int) -> int:
+    """The same for all columns of a tile."""
+    height, count = size[0], Butterflies(Counter())
+    edge = _total(count.real([Result() if i < used else None for i in range(height)]))
+    inner = _total(count.complex([(Result(), Result()) if i < used else (None, None) for i in range(height)], -1))
+    return 2 * edge + (size[1] // 2 - 1) * inner
+
+
+def forward_operations(size: Size, used: Size) -> int:
+    """The same for a tile."""
+    return used[0] * row_operations(size[1], used[1]) + column_operations(size, used[0])
+
+
+@functools.cache
+def row_inverse_operations(width: int, kept: int) -> int:
+    """The same for a row's inverse transform whose first `kept` results are wanted."""
+    found = Butterflies(Counter()).real_inverse(_frequencies(width), width)
+    return Counter.total(found[:kept])
+
+
+@functools.cache
+def column_inverse_operations(size: Size, kept: int) -> int:
+    """The same for all columns of a tile."""
+    height, count = size[0], Butterflies(Counter())
+    edge = Counter.total(count.real_inverse(_frequencies(height), height)[:kept])
+    inner = _total(count.complex([(Result(), Result()) for _ in range(height)], 1)[:kept])
+    return 2 * edge + (size[1] // 2 - 1) * inner
+
+
 def inverse_operations(size: Size, kept: Size) -> int:
-    """The same for an inverse transform whose first `kept` rows and columns are wanted."""
-    (height, width), count = size, Butterflies(Counter())
+    """The same for a tile."""
+    return column_inverse_operations(size, kept[0]) + kept[0] * row_inverse_operations(size[1], kept[1])
 
-    def halves(length: int) -> list[Complex]:
-        ends = [(Result(), None)]
-        return [*ends, *[(Result(), Result()) for _ in range(length // 2 - 1)], *ends]
 
-    edge = Counter.total(count.real_inverse(halves(height), height)[: kept[0]])
-    found = count.complex([(Result(), Result()) for _ in range(height)], 1)[: kept[0]]
-    column = Counter.total([part for value in found for part in value])
-    row = Counter.total(count.real_inverse(halves(width), width)[: kept[1]])
-    return 2 * edge + (width // 2 - 1) * column + kept[0] * row
+def _frequencies(length: int) -> list[Complex]:
+    ends = [(Result(), None)]
+    return [*ends, *[(Result(), Result()) for _ in range(length // 2 - 1)], *ends]
+
+
+def _total(values: Sequence[Complex]) -> int:
+    return Counter.total([part for value in values for part in value])
 
 
 @kernel
@@ -129,37 +152,43 @@ def _columns(e: Emitter, size: Size, used: int, planes: str, half: Value, base: 
     height, width = size
     each = PLANES[planes]
     part = (height + 1) * e.lanes
-    unused = height - used
     last = e.at(base, e.mul(plane, each * complex_frequencies(size)))  # the planes of the real frequencies
-    scale = 1.0 / (height * width)
-
-    def put(value: Complex, to: Value, step: int) -> None:
-        for index, piece in enumerate(_pieces(e, value, planes, scale)):
-            e.store(piece, e.at(to, e.mul(plane, step + index)))
-
     with e.loop(e.i(2), name="edge") as column:
         at = e.at(half, e.mul(column.index, part))
-        values: list[Value] = [e.load(e.at(at, i * e.lanes)) for i in range(used)]
-        found = Butterflies(e).real([*values, *[None] * unused])
-        first = (width // 2 - 1) * height
-        to = e.at(base, e.mul(plane, e.add(first * each, e.mul(column.index, (height // 2 - 1) * each))))
-        for k in range(1, height // 2):
-            put(found[k], to, (k - 1) * each)
-        to = e.at(last, e.mul(plane, e.mul(column.index, 2)))
-        for index, k in enumerate((0, height // 2)):
-            value = found[k][0]
-            if planes in (FILTER_3, FILTER_4):
-                value = e.fmul(e.splat_constant(scale), value)
-            e.store(value, e.at(to, e.mul(plane, index)))
+        values = [e.load(e.at(at, i * e.lanes)) for i in range(used)]
+        first = e.at(base, e.mul(plane, (width // 2 - 1) * height * each))
+        real_column(e, size, values, planes, column.index, first, last, plane)
     with e.loop(e.i(width // 2 - 1), name="column") as column:
         at = e.at(half, e.mul(e.add(column.index, 1), 2 * part))
-        both: list[Complex] = [
-            (e.load(e.at(at, i * e.lanes)), e.load(e.at(at, part + i * e.lanes))) for i in range(used)
-        ]
-        found = Butterflies(e).complex([*both, *[(None, None)] * unused], -1)
-        to = e.at(base, e.mul(plane, e.mul(column.index, height * each)))
-        for k, value in enumerate(found):
-            put(value, to, k * each)
+        both = [(e.load(e.at(at, i * e.lanes)), e.load(e.at(at, part + i * e.lanes))) for i in range(used)]
+        complex_column(e, size, both, planes, e.at(base, e.mul(plane, e.mul(column.index, height * each))), plane)
+
+
+def real_column(
+    e: Emitter, size: Size, values: Sequence[Value], planes: str, column: Value, first: Value, last: Value, plane: Value
+) -> None:
+    """Column 0 (column = 0) or width / 2 (1) into the planes from `first` on, its real frequencies from `last` on."""
+    height, each, scale = size[0], PLANES[planes], 1.0 / (size[0] * size[1])
+    found = Butterflies(e).real([*values, *[None] * (height - len(values))])
+    to = e.at(first, e.mul(plane, e.mul(column, (height // 2 - 1) * each)))
+    for k in range(1, height // 2):
+        for index, piece in enumerate(_pieces(e, found[k], planes, scale)):
+            e.store(piece, e.at(to, e.mul(plane, (k - 1) * each + index)))
+    to = e.at(last, e.mul(plane, e.mul(column, 2)))
+    for index, k in enumerate((0, height // 2)):
+        value = found[k][0]
+        if planes in (FILTER_3, FILTER_4):
+            value = e.fmul(e.splat_constant(scale), value)
+        e.store(value, e.at(to, e.mul(plane, index)))
+
+
+def complex_column(e: Emitter, size: Size, values: Sequence[Complex], planes: str, to: Value, plane: Value) -> None:
+    """Any other column into the planes from `to` on."""
+    each, scale = PLANES[planes], 1.0 / (size[0] * size[1])
+    found = Butterflies(e).complex([*values, *[(None, None)] * (size[0] - len(values))], -1)
+    for k, value in enumerate(found):
+        for index, piece in enumerate(_pieces(e, value, planes, scale)):
+            e.store(piece, e.at(to, e.mul(plane, k * each + index)))
 
 
 def _pieces(e: Emitter, value: Complex, planes: str, scale: float) -> list[Value]:
@@ -189,28 +218,19 @@ def inverse(target: Target, size: Size, kept: Size, products: int) -> Emitter:
     half, waste = e.pointer(scratch), e.pointer(dump)
     part = (height + 1) * e.lanes
 
-    def get(at: Value, step: int) -> Complex:
-        pieces = [e.load(e.at(at, e.mul(plane, step + index))) for index in range(each)]
-        if products == 4:
-            return pieces[0], pieces[1]
-        return e.fsub(pieces[0], pieces[2]), e.fadd(pieces[0], pieces[1])
-
     with e.loop(channels, step=e.lanes, name="channel") as c:
         mask = e.mask(e.sub(channels, c.index)) if target.free_masks else None
         base = e.at(e.pointer(m), c.index)
         last = e.at(base, e.mul(plane, each * complex_frequencies(size)))
         with e.loop(e.i(2), name="edge") as column:
-            first = (width // 2 - 1) * height
-            at = e.at(base, e.mul(plane, e.add(first * each, e.mul(column.index, (height // 2 - 1) * each))))
-            ends = [e.load(e.at(last, e.mul(plane, e.add(e.mul(column.index, 2), index)))) for index in range(2)]
-            middle = [get(at, (k - 1) * each) for k in range(1, height // 2)]
-            values = Butterflies(e).real_inverse([(ends[0], None), *middle, (ends[1], None)], height)
+            first = e.at(base, e.mul(plane, (width // 2 - 1) * height * each))
+            values = real_column_inverse(e, height, products, column.index, first, last, plane)
             to = e.at(half, e.mul(column.index, part))
             for i in range(kept[0]):
                 e.store(values[i], e.at(to, i * e.lanes))
         with e.loop(e.i(width // 2 - 1), name="column") as column:
             at = e.at(base, e.mul(plane, e.mul(column.index, height * each)))
-            found = Butterflies(e).complex([get(at, k * each) for k in range(height)], 1)
+            found = complex_column_inverse(e, height, products, at, plane)
             to = e.at(half, e.mul(e.add(column.index, 1), 2 * part))
             for i in range(kept[0]):
                 e.store(found[i][0], e.at(to, i * e.lanes))
@@ -227,6 +247,31 @@ def inverse(target: Target, size: Size, kept: Size, products: int) -> Emitter:
                 e.store(results[j], e.b.select(e.less(j, columns), to, waste), mask)
                 to = e.at(to, pixel)
     return e
+
+
+def _product(e: Emitter, products: int, at: Value, k: int, plane: Value) -> Complex:
+    """A complex frequency, the k-th one of those in the planes from `at` on, out of three or two planes."""
+    each = 3 if products == 3 else 2
+    pieces = [e.load(e.at(at, e.mul(plane, each * k + index))) for index in range(each)]
+    if products == 4:
+        return pieces[0], pieces[1]
+    return e.fsub(pieces[0], pieces[2]), e.fadd(pieces[0], pieces[1])
+
+
+def real_column_inverse(
+    e: Emitter, height: int, products: int, column: Value, first: Value, last: Value, plane: Value
+) -> list[Value]:
+    """The reverse of `real_column`."""
+    each = 3 if products == 3 else 2
+    at = e.at(first, e.mul(plane, e.mul(column, (height // 2 - 1) * each)))
+    ends = [e.load(e.at(last, e.mul(plane, e.add(e.mul(column, 2), index)))) for index in range(2)]
+    middle = [_product(e, products, at, k, plane) for k in range(height // 2 - 1)]
+    return Butterflies(e).real_inverse([(ends[0], None), *middle, (ends[1], None)], height)
+
+
+def complex_column_inverse(e: Emitter, height: int, products: int, at: Value, plane: Value) -> list[Complex]:
+    """The reverse of `complex_column`."""
+    return Butterflies(e).complex([_product(e, products, at, k, plane) for k in range(height)], 1)
 
 
 @kernel
