@@ -73,6 +73,12 @@ class WorkerFailed(ConvbenchError):
     exit_code = EXIT_FAILED
 
 
+class KernelError(ConvbenchError):
+    """A GPU kernel that cannot be compiled or is not made for this GPU; names file, kernel and line."""
+
+    exit_code = EXIT_FAILED
+
+
 class OutputError(ConvbenchError):
     """A place that cannot be read from or written to."""
 

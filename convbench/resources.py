@@ -1,4 +1,4 @@
-"""Finds what travels with the package: the built-in suites, in a checkout or in an installed wheel.
+"""Finds what travels with the package, built-in suites and GPU kernels, in a checkout or in an installed wheel.
 
 Standard library only.
 """

@@ -1,4 +1,4 @@
-"""Where machine code is kept between processes: object files of kernels, Numba's files of the loops around them.
+"""Where machine code is kept between processes: object files and cubins of kernels, Numba's files of the loops.
 
 The user's cache folder ($XDG_CACHE_HOME or ~/.cache, then convbench/). Where that cannot be written, a folder of
 this user's own in the system's temporary directory, so that a read-only install without a home still compiles
@@ -77,7 +77,7 @@ def remove_unused() -> None:
     """Removes loops of older sources and kernels that nobody has used for UNUSED_DAYS days."""
     oldest = time.time() - UNUSED_DAYS * 86400
     with contextlib.suppress(OSError):
-        for path in [*code_dir().glob("loops-*"), *code_dir().glob("kernels/*.o*")]:
+        for path in [*code_dir().glob("loops-*"), *code_dir().glob("kernels/*.o*"), *code_dir().glob("cubins/*")]:
             if path.lstat().st_mtime >= oldest:
                 continue
             if path.is_dir() and not path.is_symlink():

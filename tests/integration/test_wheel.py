@@ -1,4 +1,4 @@
-"""The built wheel carries suites and templates, and works from a folder that is no checkout."""
+"""The built wheel carries suites, GPU kernels and templates, and works from a folder that is no checkout."""
 
 from __future__ import annotations
 
@@ -42,6 +42,15 @@ def test_the_wheel_is_what_runs(installed):
     env = os.environ | {"PYTHONPATH": str(installed / "site")}
     where = subprocess.run([sys.executable, "-c", code], cwd=installed, env=env, capture_output=True, text=True).stdout
     assert where.startswith(str(installed / "site"))
+
+
+def test_gpu_kernels_are_found(installed):
+    code = "from convbench.cuda.manifest import kernel_folder as k; print(*sorted(p.name for p in k().rglob('*.*')))"
+    env = os.environ | {"PYTHONPATH": str(installed / "site")}
+    there = subprocess.run([sys.executable, "-c", code], cwd=installed, env=env, capture_output=True, text=True).stdout
+    here = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout
+    assert "conv.cuh" in there.split()
+    assert there == here
 
 
 def test_list_is_the_same_as_in_the_checkout(installed):
