@@ -1,6 +1,8 @@
 """Learns a cost model (`costmodel.py`) from measured calls: non-negative least squares on relative errors.
 
-Many rows see few problems that they are good at, so what the data do not settle stays near a fit of three terms.
+Many rows see few problems that they are good at, so what the data do not settle stays near what is known beforehand:
+on several threads, the row's fit at one; with groups, its fit without; else the fit of all rows of its family and tier
+together (they run the same code with other sizes); else a fit of three terms.
 
 Lawson and Hanson 1974, "Solving Least Squares Problems", chapter 23 (scipy.optimize.nnls).
 """
@@ -14,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from convbench.costmodel import FEATURES, Fit, Model, coordinates, features, setting_of
+from convbench.costmodel import FEATURES, Fit, Model, coordinates, features, setting_of, without_groups
 from convbench.problem import Problem
 
-LEAST_POINTS = 3  # measured cases below which a row, pass and thread count gets no fit
+LEAST_POINTS, LEAST_LEANING = 3, 2  # measured cases below which there is no fit; where it leans on another
 ROUNDS = 6  # of reweighting: relative errors above and below count alike
 SIMPLE = 1.0  # how much a fit is drawn to that of three terms: a call, all operations at one rate, all bytes at one
-TRANSFER = 0.1  # how much a fit at several threads is drawn to that at one
+FAMILY = 0.1  # how much a fit is drawn to that of its family
+UNGROUPED = 0.1  # how much a fit with groups is drawn to that without
+ONE_THREAD = 3.0  # how much a fit at several threads is drawn to that at one
 REACHES, PULLS = (0.6, 1.0, 1.6, 2.5), (0.03, 0.1, 0.3)
 
 
@@ -44,14 +48,14 @@ def fit_model(cases_measured: Iterable[Measured], **facts: Any) -> Model:
         places.setdefault(coordinates(case.problem, case.weights), len(places))
         groups.setdefault((case.row, setting_of(case.problem), case.threads), []).append(case)
     model = Model(fits={}, points=list(places), **facts)
-    for key in sorted(groups, key=lambda k: k[2]):  # one thread first: the others lean on it
+    families = _family_fits(groups)
+    for key in sorted(groups, key=lambda k: (k[2], k[1])):  # one thread and no groups first: the others lean on them
         cases = groups[key]
-        if len(cases) < LEAST_POINTS:
+        start, strength = _leans_on(key, model, families)
+        if len(cases) < (LEAST_POINTS if start is None else LEAST_LEANING):
             continue
-        terms = np.array([features(c.problem, c.weights, c.executed_flops) for c in cases])
-        ns = np.array([c.ns for c in cases])
-        alone = model.fits.get((*key[:2], 1)) if key[2] > 1 else None
-        coefficients = fit(terms, ns, None if alone is None else np.array(alone.coefficients))
+        terms, ns = _arrays(cases)
+        coefficients = fit(terms, ns, start, strength)
         at = [places[coordinates(c.problem, c.weights)] for c in cases]
         logs = np.log(ns / np.maximum(terms @ coefficients, 1.0))
         model.fits[key] = Fit(tuple(map(float, coefficients)), _means(at, logs))
@@ -59,12 +63,49 @@ def fit_model(cases_measured: Iterable[Measured], **facts: Any) -> Model:
     return model
 
 
-def fit(terms: np.ndarray, ns: np.ndarray, alone: np.ndarray | None = None) -> np.ndarray:
-    """Coefficients >= 0 for terms (cases, features) and times (cases,). `alone`: those at one thread."""
+def _arrays(cases: list[Measured]) -> tuple[np.ndarray, np.ndarray]:
+    """(cases, features) and nanoseconds (cases,)."""
+    terms = [features(c.problem, c.weights, c.executed_flops) for c in cases]
+    return np.array(terms), np.array([c.ns for c in cases])
+
+
+def family_of(row: str) -> str:
+    """Family and tier: "winograd simd" for winograd_f2_simd and winograd_f4_5x5s2_simd."""
+    words = row.split("_")
+    return f"{words[0]} {words[-1]}"
+
+
+def _family_fits(groups: Mapping[tuple[str, str, int], list[Measured]]) -> dict[tuple[str, str], np.ndarray]:
+    """(family, setting) -> coefficients at one thread, where a family has several rows."""
+    members: dict[tuple[str, str], list[Measured]] = {}
+    for (row, setting, threads), cases in groups.items():
+        if threads == 1:
+            members.setdefault((family_of(row), setting), []).extend(cases)
+    return {key: fit(*_arrays(cases)) for key, cases in members.items() if len({c.row for c in cases}) > 1}
+
+
+def _leans_on(
+    key: tuple[str, str, int], model: Model, families: Mapping[tuple[str, str], np.ndarray]
+) -> tuple[np.ndarray | None, float]:
+    """The coefficients that a fit is drawn to, and how much; None where there are only the three terms."""
+    row, setting, threads = key
+    alone, ungrouped = model.fits.get((row, setting, 1)), model.fits.get((row, without_groups(setting), 1))
+    if threads > 1:
+        return (None, SIMPLE) if alone is None else (np.array(alone.coefficients), ONE_THREAD)
+    if ungrouped is not None:
+        return np.array(ungrouped.coefficients), UNGROUPED
+    return families.get((family_of(row), setting)), FAMILY
+
+
+def fit(terms: np.ndarray, ns: np.ndarray, start: np.ndarray | None = None, strength: float = SIMPLE) -> np.ndarray:
+    """Coefficients >= 0 for terms (cases, features) and times (cases,).
+
+    start: coefficients that it is drawn to, made slower or faster to suit the cases; a fit of three terms by default.
+    """
     assert terms.shape[1] == len(FEATURES)
-    if alone is not None and (terms @ alone > 0).all():
-        slower = float(np.exp(np.mean(np.log(ns / (terms @ alone)))))
-        return _drawn_to(alone * slower, TRANSFER, terms, ns)
+    if start is not None and (terms @ start > 0).all():
+        logs = np.log(ns / (terms @ start))
+        return _drawn_to(start * math.exp(logs.sum() / (len(ns) + 1)), strength, terms, ns)
     groups = np.array([_simple_term(name) for name in FEATURES])  # (features,)
     shared = np.eye(groups.max() + 1)[groups]  # (features, terms of the simple fit + those it leaves out)
     shared[:, 0] = 0.0

@@ -2,11 +2,13 @@
 
 A row's time for one pass and thread count, with groups or without, is a sum of non-negative terms (`features`):
 executed operations of each phase, the product's operations again divided by each of its three lengths (short lengths
-are inefficient), lanes that a remainder of channels leaves empty, bytes of activations and filter, and a fixed cost.
+are inefficient), lanes that a remainder of channels leaves empty, bytes of activations, of the raw filter and of the
+filter as it is multiplied (all of it is read in each call, however few tiles it is multiplied with), and a fixed cost.
 Non-negative least squares on relative errors finds the coefficients (`costfit.py`). Beside them a row keeps
 log(measured / predicted) of each calibrated problem; a new problem's prediction is multiplied by the mean of its
 neighbours', weighted by 1 / (1 + (d/h)^2)^2, where d is the distance in octaves of sizes (`coordinates`), and drawn
-to 1 far from all of them.
+to 1 far from all of them. On several threads, problems that were calibrated at one thread only count with what they
+were off by there. No prediction promises more than the machine's peak of multiply-adds.
 
 `convbench doctor --calibrate` writes the file of this machine into the user's cache folder; `foresight.py` says when
 it is used. Only float32 is calibrated. Standard library only.
@@ -28,14 +30,14 @@ from convbench.errors import OutputError
 from convbench.problem import Pass, Problem
 from convbench.registry import Implementation
 
-SCHEMA = 1
+SCHEMA = 2
 DTYPE = "float32"
 LANES = 16
 #: Names of the terms, in the order of the coefficients; `features` says what they are.
 FEATURES = (
     "call", "multiply", "multiply/C", "multiply/K", "multiply/NPQ", "multiply/Q", "empty lanes", "multiply, nchw",
     "multiply, strided", "multiply, 1x1", "pixels of groups", "input transform", "output transform",
-    "filter transform", "bytes in", "bytes out", "bytes, nchw", "bytes of raw filter",
+    "filter transform", "bytes in", "bytes out", "bytes, nchw", "bytes of raw filter", "filter read",
 )  # fmt: skip
 #: Octaves count by these factors: in C/G, K/G, P Q, N, R S, G, stride, dilation, width; then layout, packed weights.
 SCALES = (1.0, 1.0, 0.7, 0.25, 1.0, 0.5, 1.5, 1.0, 0.3)
@@ -46,7 +48,8 @@ def features(problem: Problem, weights: str, executed_flops: Mapping[str, float]
     """One number per name in FEATURES: operations and bytes in thousands, so that coefficients are ns or so.
 
     Phases are told apart by their names: transforms of "filter", "in..." and "out...", "add"s; the rest multiplies.
-    Packed weights leave the filter's transform and its bytes out.
+    Packed weights leave the filter's transform and its raw bytes out. A transformed filter is as many bytes as its
+    transform has operations, nearly enough: one of its numbers takes three to six.
     """
     s = problem.shape
     phases = dict.fromkeys(("multiply", "in", "out", "filter"), 0.0)
@@ -77,6 +80,7 @@ def features(problem: Problem, weights: str, executed_flops: Mapping[str, float]
         written,
         (x + y) * nchw,
         w * raw,
+        phases["filter"] or w,
     )
 
 
@@ -92,6 +96,11 @@ def _kind(phase: str) -> str:
 def setting_of(problem: Problem) -> str:
     """The pass, and whether there are groups: what has coefficients of its own."""
     return str(problem.pass_) if problem.shape.groups == 1 else f"{problem.pass_}, groups"
+
+
+def without_groups(setting: str) -> str:
+    """The setting of the same pass for problems without groups."""
+    return setting.removesuffix(", groups")
 
 
 def coordinates(problem: Problem, weights: str) -> tuple[float, ...]:
@@ -138,8 +147,16 @@ class Model:
         near = self.threads_for(row.name, setting, threads)
         if near is None:
             return None
-        terms = features(problem, weights, row.executed_flops(problem))
-        return self.time_of(self.fits[row.name, setting, near], terms, coordinates(problem, weights))
+        flops = row.executed_flops(problem)
+        terms, place = features(problem, weights, flops), coordinates(problem, weights)
+        ns = self.time_of(self.corrected(row.name, setting, near), terms, place)
+        peak = self.peaks.get(near)
+        return ns if peak is None else max(ns, sum(flops.values()) / peak)
+
+    def corrected(self, row: str, setting: str, threads: int) -> Fit:
+        """The fit of a calibrated row; points that were seen at one thread only have their residuals of there."""
+        own, alone = self.fits[row, setting, threads], self.fits.get((row, setting, 1))
+        return own if alone is None else Fit(own.coefficients, {**alone.residuals, **own.residuals})
 
     def time_of(self, fit: Fit, terms: tuple[float, ...], place: tuple[float, ...]) -> float:
         """Nanoseconds from a case's features and coordinates."""

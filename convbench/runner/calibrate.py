@@ -1,8 +1,10 @@
 """`convbench doctor --calibrate`: times the rows that may win on a set of shapes, and fits the model of "auto".
 
 The cases run as in every other run: a worker with its threads set, each case verified before it is timed and again
-afterwards, all rows of a problem interleaved; samples are few and short. A row that is ROW_GIVES_UP times slower than
-the best on the first two problems of a kind (3x3, 1x1, depthwise ...) is left alone in the rest of that kind.
+afterwards, all rows of a problem interleaved; samples are few and short. A row whose runs in verification were SLOW
+times slower than the fastest row's is not sampled: the time of its run there counts, which is exact enough for what
+will not be chosen. A row that is ROW_GIVES_UP times slower than the best on the first two problems of a kind (3x3,
+1x1, depthwise ...) is left alone in the rest of that kind.
 
 What is measured goes to a journal beside the calibration at once. Interrupted, the next calibration starts from it;
 the calibration that was there before stays until a new one is complete.
@@ -33,15 +35,18 @@ from convbench.runner.session import Session
 from convbench.suite import Policy, ProblemCase
 
 MINUTES = 8.0  # for everything; what does not fit is left out, and said
-ONE_THREAD_SHARE = 0.65  # of the time
+ONE_THREAD_SHARE = 0.7  # of the time
 MANY_THREADS_EVERY = 3  # shapes: one in so many is measured on all cores too
-SAMPLE_S = 0.12  # of sampling for each row of a problem, warm-up included
-CALLS = 12  # of a long row that sampling has time for, those included that warm up
+SAMPLE_S = 0.085  # of sampling for each row of a problem; some 0.05 of it go into warming up
+CALLS = 11  # of a long row that sampling has time for, those included that warm up
+SLOW = 2.5  # times the fastest row's time in verification: not worth samples
 SHARE_S, FIRST_SHARE_S = 6.0, 60.0  # what verification may take; the first problem compiles
 ROW_GIVES_UP = 2.2
 AT_ONCE = 2.5  # times worse still: one problem is enough
 LOOKS = 2  # problems of a kind before a row may be left out of it
 POLICY = Policy(min_blocks=4, min_time_s=0.0, ci_target=1.0, max_blocks=4, workspace_limit_bytes=2**31)
+#: On several threads a sample comes after a pause in which other thread pools fall asleep: one sample fewer.
+POLICY_THREADS = replace(POLICY, min_blocks=3, max_blocks=3)
 #: Rows that "auto" never takes, and why. A GPU's rows never come here either.
 NOT_CANDIDATES = {
     "torch": "a cross-check: auto does not load PyTorch",
@@ -54,6 +59,7 @@ NOT_CANDIDATES = {
     "fft_pyfftw": "fft_tiled_simd does the same faster",
     "fft_tiled_pyfftw": "fft_tiled_simd does the same faster",
     "im2col_numpy": "direct_simd does the same faster",
+    "kn2row_numpy": "direct_simd does the same faster",
     "im2col_tiled_numpy": "direct_simd does the same faster",
     **dict.fromkeys(
         ("winograd_f2_numpy", "winograd_f4_numpy", "winograd_f6_numpy", "winograd_f4_mkl", "winograd_f2_5x5_numpy",
@@ -70,27 +76,30 @@ SHAPES = (
     "mb1ic512ih7oc480kh3ph1", "mb2ic3ih200oc64kh3ph1", "mb1ic64ih56oc80kh3ph1", "mb8ic128ih14oc192kh3ph1",
     "mb4ic16ih24iw120oc32kh3ph1pw1", "mb8ic256ih7oc384kh3ph1", "mb1ic120ih104oc120kh3ph1", "mb4ic160ih28oc128kh3ph1",
     "mb4ic1ih48iw240oc16kh3ph1pw1", "mb4ic64ih6iw60oc112kh3ph1pw1", "mb1ic120ih14oc216kh3ph1",
-    "mb2ic192ih40iw84oc192kh3ph1pw1",
+    "mb2ic192ih40iw84oc192kh3ph1pw1", "mb1ic128ih7oc240kh3ph1", "mb1ic3ih160oc32kh3ph1", "mb2ic208ih9oc288kh3ph1",
     # 1x1
-    "mb1ic64ih56oc96kh1ph0", "mb1ic500ih14oc24kh1ph0", "mb1ic960ih14oc256kh1ph0", "mb8ic64ih56oc240kh1ph0",
+    "mb1ic64ih56oc96kh1ph0", "mb1ic500ih14oc24kh1ph0", "mb1ic960ih14oc256kh1ph0", "mb4ic64ih56oc240kh1ph0",
     "mb1ic2000ih7oc512kh1ph0", "mb1ic256ih52oc64kh1ph0", "mb8ic480ih7oc1920kh1ph0", "mb1ic200ih28oc16kh1ph0",
     "mb1ic120ih28oc480kh1ph0", "mb8ic480ih14oc128kh1ph0", "mb4ic64ih112oc64kh1ph0", "mb1ic480ih7oc2000kh1ph0",
+    "mb1ic800ih7oc40kh1ph0",
     # 1x1 with stride
     "mb1ic256ih56oc480kh1sh2ph0", "mb4ic960ih14oc512kh1sh2ph0", "mb1ic480ih14oc960kh1sh2ph0",
     "mb8ic64ih56oc240kh1sh2ph0",
     # other strided ones
     "mb1ic128ih56oc120kh3sh2ph1", "mb1ic3ih200oc64kh7sh2ph3", "mb4ic3ih108oc60kh3sh2ph0", "mb1ic480ih14oc512kh3sh2ph1",
+    "mb2ic192ih28oc224kh3sh2ph1",
     "mb2ic1ih161iw600oc32kh5kw20sh2sw2ph0pw0", "mb2ic32ih79iw300oc32kh5kw10sh2sw2ph0pw0",
     "mb4ic64ih40iw174oc120kh5sh2sw2ph1pw1", "mb8ic3ih200oc16kh7sh2ph3", "mb1ic240ih20iw84oc480kh5sh2sw2ph1pw1",
+    "mb6ic1ih150iw480oc64kh5sh2sw2ph1pw1", "mb2ic3ih128oc64kh5sh2ph2",
     # 5x5
-    "mb1ic120ih30oc128kh5ph2", "mb1ic16ih28oc40kh5ph2", "mb4ic800ih7oc112kh5ph2", "mb1ic40ih14oc112kh5ph2",
-    "mb8ic32ih28oc80kh5ph2", "mb8ic24ih14oc64kh5ph2",
+    "mb1ic120ih30oc128kh5ph2", "mb1ic16ih28oc40kh5ph2", "mb2ic800ih7oc112kh5ph2", "mb1ic40ih14oc112kh5ph2",
+    "mb8ic32ih28oc80kh5ph2", "mb8ic24ih14oc64kh5ph2", "mb1ic40ih7oc96kh5ph2",
     # large filters
     "mb1ic60ih32oc112kh9ph4", "mb1ic48ih32oc64kh13ph6", "mb1ic16ih32oc40kh27ph13", "mb1ic96ih40oc120kh7ph3",
     # depthwise, grouped, dilated
-    "mb1g64ic64ih112oc64kh3ph1", "mb1g384ic384ih14oc384kh3ph1", "mb1g144ic144ih56oc144kh3sh2ph1",
+    "mb1g40ic40ih100oc40kh3ph1", "mb1g384ic384ih14oc384kh3ph1", "mb1g144ic144ih56oc144kh3sh2ph1",
     "mb1g96ic96ih32oc96kh31ph15", "mb4g192ic192ih28oc192kh5ph2",
-    "mb1g32ic256ih28oc256kh3ph1", "mb1g2ic96ih27oc240kh5ph2", "mb1ic64ih32oc64kh3dh1ph2",
+    "mb1g64ic64ih48oc64kh13ph6", "mb1g32ic256ih28oc256kh3ph1", "mb1g2ic96ih27oc240kh5ph2", "mb1ic64ih32oc64kh3dh1ph2",
 )  # fmt: skip
 Tell = Callable[[str], None]
 
@@ -126,7 +135,8 @@ def calibrate(tell: Tell, minutes: float = MINUTES, shapes: Iterable[str] = SHAP
     if cores > 1:
         plans.append((cores, cases_of(ordered[::MANY_THREADS_EVERY], cores)))
     left_out = 0
-    with Session(listing, facts["env_id"], facts["versions"]) as session:
+    session = OracleKeeper(listing, facts["env_id"], facts["versions"])
+    with session:
         for threads, cases in plans:
             share = (ONE_THREAD_SHARE if threads == 1 and len(plans) > 1 else 1.0) * minutes * 60
             left_out += state.run_all(session, cases, started + share)
@@ -186,14 +196,18 @@ def in_rounds(problems: list[Problem]) -> list[Problem]:
 
 
 def cases_of(problems: list[Problem], threads: int) -> list[ProblemCase]:
-    """Every pass of each; layouts and weights alternate, so that each is seen with every kind."""
+    """Every pass of each; layouts and weights take turns, so that each is seen with every kind.
+
+    Forward, the commonest pass, comes twice: with packed weights, three times out of four in nhwc (what every row
+    computes without converting), and with raw ones in nchw and nhwc by turns.
+    """
     cases = []
     for index, problem in enumerate(problems):
         layout, other = ("nhwc", "nchw") if index % 2 == 0 else ("nchw", "nhwc")
         weights = ("raw", "packed")[index // 2 % 2]
         for pass_, layout_, weights_ in (
-            (Pass.FORWARD, layout, "raw"),
-            (Pass.FORWARD, other, "packed"),
+            (Pass.FORWARD, other, "raw"),
+            (Pass.FORWARD, "nchw" if index % 4 == 3 else "nhwc", "packed"),
             (Pass.BACKWARD_DATA, layout, weights),
             (Pass.BACKWARD_WEIGHTS, other, "raw"),
         ):
@@ -202,15 +216,47 @@ def cases_of(problems: list[Problem], threads: int) -> list[ProblemCase]:
     return cases
 
 
+def same_numbers(one: ProblemCase, other: ProblemCase) -> bool:
+    """Whether two cases have the same operands and results, whatever their layouts."""
+    return (one.problem.shape, one.problem.pass_) == (other.problem.shape, other.problem.pass_)
+
+
 class QuickRun(ProblemRun):
     """Verifies as always, then takes few and short samples."""
 
     def _sample_group(self, group: list[str], seconds: float) -> None:
-        super()._sample_group(group, 3 * SAMPLE_S + sum(max(SAMPLE_S, CALLS * self._run_s(name)) for name in group))
+        super()._sample_group(group, SAMPLE_S + sum(max(SAMPLE_S, CALLS * self._run_s(name)) for name in group))
 
     def _rate_key(self, name: str) -> tuple[Any, ...]:
         """One pilot for all layouts and weights: it is to find rows that are hopeless, not to predict."""
         return (name, self.problem.problem.pass_, self.problem.threads)
+
+
+class CalibrationRun(QuickRun):
+    """Samples no row that verification saw to be SLOW times slower than the fastest."""
+
+    def _groups(self) -> list[list[str]]:
+        runs = {name: self._run_s(name) for name, p in self.progress.items() if not p.status}
+        limit = SLOW * min(runs.values(), default=0.0)
+        for name in (n for n, seconds in runs.items() if seconds > limit):
+            self.progress[name].end("not_reached", f"{name}: verified, {SLOW:g} times slower than the fastest row")
+        return super()._groups()
+
+    def not_sampled(self) -> dict[str, float]:
+        """Nanoseconds of the fastest run in verification, of rows that were found right and left at that."""
+        late = {name: p.facts for name, p in self.progress.items() if p.status == "not_reached"}
+        return {name: float(facts["first_run_ns"]) for name, facts in late.items() if "first_run_ns" in facts}
+
+
+class OracleKeeper(Session):
+    """Keeps the oracle's results while the next problem is the same in another layout or with other weights."""
+
+    keep = False
+
+    def drop(self, threads: int, oracle: bool = False) -> None:
+        """What a problem calls at its end, with `oracle`, and between groups of rows that do not fit together."""
+        if not (oracle and self.keep):
+            super().drop(threads, oracle)
 
 
 class State:
@@ -221,7 +267,7 @@ class State:
         self.failed: list[str] = []
         self._ratios: dict[tuple[str, str, str], list[float]] = defaultdict(list)
 
-    def run_all(self, session: Session, cases: list[ProblemCase], deadline: float) -> int:
+    def run_all(self, session: OracleKeeper, cases: list[ProblemCase], deadline: float) -> int:
         """Measures the cases until the deadline; how many were left out."""
         share = FIRST_SHARE_S
         for index, case in enumerate(cases):
@@ -229,6 +275,7 @@ class State:
             if known is None and time.monotonic() > deadline:
                 return len(cases) - index
             if known is None:
+                session.keep = cases[index + 1 : index + 2] != [] and same_numbers(case, cases[index + 1])
                 known = self.measure(session, case, share)
                 share = SHARE_S
             self._judge(case, known)
@@ -239,12 +286,16 @@ class State:
     def measure(self, session: Session, case: ProblemCase, share_s: float) -> dict[str, float]:
         """Median nanoseconds by row of one problem; it goes to the journal."""
         names = [r for r in self.rows if not self._hopeless(r, case)]
-        plan = RunPlan({"name": "calibration"}, [case], names, [], POLICY)
+        policy = POLICY if case.threads == 1 else POLICY_THREADS
+        plan = RunPlan({"name": "calibration"}, [case], names, [], policy)
         found, flops = {}, {}
-        for record in QuickRun(plan, case, session, share_s, lambda *_: None).run():
+        run = CalibrationRun(plan, case, session, share_s, lambda *_: None)
+        records = run.run()
+        not_sampled = run.not_sampled()
+        for record in records:
             name = record.case.implementation
-            if record.status == "ok":
-                found[name] = statistics.median(record.ns_per_call)
+            if record.status == "ok" or name in not_sampled:
+                found[name] = not_sampled.get(name) or statistics.median(record.ns_per_call)
                 flops[name] = record.executed_flops
             elif record.status in ("failed", "wrong", "timed_out"):
                 self.failed.append(f"{name}: {print_descriptor(case.problem)}: {record.reason}")
