@@ -76,3 +76,31 @@ def place(target: Target) -> Emitter:
             mask = e.mask(e.sub(columns, j.index))
             e.store(e.load(e.at(row, j.index), mask), e.at(out, j.index), mask)
     return e
+
+
+#: to[i width + j] = from_[i row_from + j] for i < rows, j < columns <= width.
+PANEL = ("rows", "columns", "from_", "row_from", "to")
+
+
+@kernel
+def panel(target: Target, vectors: int) -> Emitter:
+    """Rows that lie far apart into a panel vectors * lanes wide; what follows each is fetched for the next panel."""
+    e = Emitter(target, f"pack_panel_{target.name}_{vectors}", PANEL)
+    rows, columns, source, row_from, to = e.args
+    lanes = e.lanes
+
+    def copied(masks: list[Value | None]) -> list[Value]:
+        with e.loop(rows, name="i") as i:
+            row = e.at(e.pointer(source), e.mul(row_from, i.index))
+            out = e.at(e.pointer(to), e.mul(i.index, vectors * lanes))
+            for v in range(0, vectors, max(1, 16 // lanes)):
+                prefetch(e, e.at(row, (vectors + v) * lanes), write=False)
+            values = [e.load(e.at(row, v * lanes), mask) for v, mask in enumerate(masks)]
+            for v, value in enumerate(values):
+                e.store(value, e.at(out, v * lanes))
+        return []
+
+    whole = e.b.icmp_signed(">=", columns, e.i(vectors * lanes))
+    masks: list[Value | None] = [e.mask(e.sub(columns, v * lanes)) for v in range(vectors)]
+    e.choose(whole, lambda: copied([None] * vectors), lambda: copied(masks))
+    return e
