@@ -12,6 +12,13 @@ from convbench.registry import Context, Implementation
 
 
 @dataclass
+class Peak:
+    """Most bytes that were allocated at a time while somebody watched."""
+
+    n_bytes: int = 0
+
+
+@dataclass
 class Plan:
     """A prepared implementation; `run(a, b, out)` looks the same for raw and packed weights.
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from convbench.devices.arrays import poison
+from convbench.devices.base import Peak
 
 ALIGN_BYTES = 64
 HUGE_BYTES = 2 << 20  # large buffers start on a huge page, so that the kernel can back them with one
@@ -22,11 +28,6 @@ def aligned_empty(shape: tuple[int, ...] | int, dtype: Any, align: int | None = 
     raw = np.empty(n_bytes + align, np.uint8)
     start = -raw.ctypes.data % align
     return raw[start : start + n_bytes].view(dtype).reshape(shape)
-
-
-def poison(array: np.ndarray) -> None:
-    """Fills with what no result is: NaN in floats, the most negative value in integers. Touches every page."""
-    array.fill(np.nan if array.dtype.kind in "fc" else np.iinfo(array.dtype).min)
 
 
 class CpuContext:
@@ -60,6 +61,9 @@ class CpuDevice:
     """Clock, synchronisation and cache flush of the CPU."""
 
     name = "cpu"
+    xp = np
+    #: Multiply-adds up to which the oracle computes every element; None: what verification thinks of a CPU.
+    full_macs: int | None = None
 
     def __init__(self, flush_bytes: int = 0) -> None:
         self._flush = np.ones(flush_bytes, np.uint8) if flush_bytes else None
@@ -67,6 +71,27 @@ class CpuDevice:
     def context(self, threads: int = 1) -> CpuContext:
         """A fresh context for one plan."""
         return CpuContext(threads)
+
+    def on(self, context: Any) -> contextlib.AbstractContextManager[Any]:
+        """Within it, array operations queue up behind a plan's run(); on the CPU nothing queues."""
+        return contextlib.nullcontext()
+
+    def finish(self, context: Any) -> None:
+        """Waits for what a plan's run() has enqueued, and for nothing else; on the CPU that is done."""
+
+    def synchronize(self) -> None:
+        """Waits for everything that was enqueued anywhere; on the CPU that is done."""
+
+    @contextlib.contextmanager
+    def watch_memory(self) -> Iterator[Peak]:
+        """Sees what is allocated within, through Python's allocators."""
+        peak = Peak()
+        tracemalloc.start()
+        try:
+            yield peak
+            peak.n_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
     @staticmethod
     def clock_ns() -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from convbench.devices.arrays import as_real, namespace
 from convbench.problem import Pass, Problem
 
 _AXES = {Pass.FORWARD: "nkpq", Pass.BACKWARD_DATA: "nchw", Pass.BACKWARD_WEIGHTS: "kcrs"}
@@ -45,17 +47,17 @@ def place_name(problem: Problem, position: tuple[int, ...]) -> str:
 def require_written(out: np.ndarray, problem: Problem) -> None:
     """Every element of a logical result is a finite number; else CheckFailed("unwritten")."""
     with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs
-        total = float(np.add.reduce(out, axis=None, dtype=np.float64))
+        total = float(as_real(out).sum(dtype=np.float64))
     if np.isfinite(total):
         return
-    bad = ~np.isfinite(out)
+    bad = ~np.isfinite(as_real(out))
     if not bad.any():  # the sum overflowed, no element did
         return
     first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), out.shape))
     raise CheckFailed(
         "unwritten",
         f"{int(bad.sum())} of {out.size} elements were not written or are not finite, the first is "
-        f"{place_name(problem, first)} = {out[first]}",
+        f"{place_name(problem, first)} = {as_real(out)[first]}",
     )
 
 
@@ -75,11 +77,12 @@ def require_close(
     bad = ~(difference <= tol)
     if not bad.any():
         return
+    xp = namespace(got)
     with np.errstate(over="ignore"):  # where nothing is allowed every difference is infinitely too large
-        excess = np.where(bad, difference / np.maximum(tol, np.finfo(np.float64).tiny), -1.0)
-    worst = np.unravel_index(int(np.nan_to_num(excess, nan=np.inf).argmax()), got.shape)
+        excess = xp.where(bad, difference / np.maximum(tol, np.finfo(np.float64).tiny), -1.0)
+    worst = np.unravel_index(int(xp.nan_to_num(excess, nan=np.inf).argmax()), got.shape)
     position = tuple(int(i) for i in (worst if index is None else index[:, worst[0]]))
-    allowed = float(np.broadcast_to(tol, got.shape)[worst])
+    allowed = float(xp.broadcast_to(xp.asarray(tol), got.shape)[worst])
     raise CheckFailed(
         check,
         f"{int(bad.sum())} of {got.size} compared elements are wrong, worst {place_name(problem, position)}: "
@@ -107,18 +110,28 @@ def require_projection(
     )
 
 
-def figures(got: np.ndarray, want: np.ndarray, tol: np.ndarray, dtype: str) -> ErrorFigures:
+def figures(got: Any, want: Any, tol: Any, dtype: str) -> ErrorFigures:
     """Error figures of float64 copies of results on normal inputs; `tol` is the bound of each element."""
     difference = np.abs(got - want)
     norm = float(np.sqrt(np.square(want).sum()))
-    rel_l2 = float(np.sqrt(np.square(difference).sum())) / norm if norm else float(difference.max(initial=0.0))
+    rel_l2 = float(np.sqrt(np.square(difference).sum())) / norm if norm else _largest(difference)
     bounded = tol > 0
-    ratio = float((difference[bounded] / tol[bounded]).max(initial=0.0))
+    ratio = _largest(difference[bounded] / tol[bounded])
     ulp = None
     if dtype in ("float16", "float32", "float64"):  # below the smallest normal number an ulp says nothing
         normal = np.abs(want) >= np.finfo(dtype).tiny
-        spacing = np.spacing(np.abs(want[normal]).astype(dtype)).astype(np.float64)
-        ulp = float((difference[normal] / spacing).max(initial=0.0))
-    largest = float(difference.max(initial=0.0))
+        ulp = _largest(difference[normal] / _spacing(np.abs(want[normal]), dtype))
+    largest = _largest(difference)
     return ErrorFigures(*(value if value is not None and np.isfinite(value) else None
-                          for value in (rel_l2, largest, ulp, ratio)))
+                          for value in (rel_l2, largest, ulp, ratio)))  # fmt: skip
+
+
+def _largest(values: Any) -> float:
+    return float(values.max()) if values.size else 0.0
+
+
+def _spacing(values: Any, dtype: str) -> Any:
+    """The distance from each normal number to the next in a coarser dtype: 2^(exponent - fraction's bits)."""
+    rounded = values.astype(dtype).astype(np.float64)
+    mantissa = namespace(values).frexp(rounded)[0]  # in [0.5, 1)
+    return rounded / mantissa * (float(np.finfo(dtype).eps) / 2)

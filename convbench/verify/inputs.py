@@ -9,9 +9,11 @@ algorithms the range is so small that their own float bound stays below 1/4 and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from convbench.devices.arrays import namespace, narrowed
 from convbench.problem import Pass, Problem
 from convbench.registry import Implementation
 from convbench.verify.tolerance import eps_of
@@ -90,23 +92,32 @@ def _rounding_range(n: int, growth: float) -> tuple[int, int, float]:
     return 1, 1, 0.5 * (0.25 / (growth * n)) ** 2
 
 
-def make_inputs(problem: Problem, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b) in the problem's dtype and layout, C-contiguous."""
-    a = _fill(_logical(problem, problem.a_shape), problem.dtype, recipe, recipe.a_max, recipe.seed_a, 0)
-    b = _fill(_logical(problem, problem.b_shape), problem.dtype, recipe, recipe.b_max, recipe.seed_b, 1)
+def make_inputs(problem: Problem, recipe: Recipe, xp: Any = np) -> tuple[Any, Any]:
+    """(a, b) in the problem's dtype and layout, C-contiguous, made where they are needed: by NumPy or by CuPy.
+
+    Each library has generators of its own: equal recipes give equal arrays within one of them.
+    """
+    a = _fill(_logical(problem, problem.a_shape), problem.dtype, recipe, recipe.a_max, (recipe.seed_a, 0), xp)
+    b = _fill(_logical(problem, problem.b_shape), problem.dtype, recipe, recipe.b_max, (recipe.seed_b, 1), xp)
     if recipe.density < 1:
-        a *= np.random.Generator(np.random.SFC64([recipe.seed_a, 2])).random(a.shape) < recipe.density
+        a *= _generator((recipe.seed_a, 2), xp).random(a.shape) < recipe.density
     return to_layout(a, problem.layout), to_layout(b, problem.layout)
 
 
 def _fill(
-    shape: tuple[int, ...], dtype: str, recipe: Recipe, largest: int, seed: int, operand: int
-) -> np.ndarray:
-    generator = np.random.Generator(np.random.SFC64([seed, operand]))
+    shape: tuple[int, ...], dtype: str, recipe: Recipe, largest: int, seed: tuple[int, int], xp: Any
+) -> Any:
+    generator = _generator(seed, xp)
     if recipe.kind == "normal":
         kind = np.float64 if dtype == "float64" else np.float32
-        return generator.standard_normal(shape, dtype=kind).astype(dtype, copy=False)
-    return generator.integers(-largest, largest, shape, np.int32, endpoint=True).astype(dtype)
+        return narrowed(generator.standard_normal(shape, dtype=kind), dtype)
+    return narrowed(generator.integers(-largest, largest, shape, np.int32, endpoint=True), dtype)
+
+
+def _generator(seed: tuple[int, int], xp: Any) -> Any:
+    if xp is np:
+        return np.random.Generator(np.random.SFC64(seed))
+    return xp.random.Generator(xp.random.Philox4x3210(8 * seed[0] + seed[1]))
 
 
 def _logical(problem: Problem, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -114,12 +125,12 @@ def _logical(problem: Problem, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if problem.layout == "nchw" else (shape[0], shape[3], shape[1], shape[2])
 
 
-def to_layout(array: np.ndarray, layout: str) -> np.ndarray:
+def to_layout(array: Any, layout: str) -> Any:
     """A logical NCHW array as a contiguous array of `layout`."""
-    return np.ascontiguousarray(array if layout == "nchw" else array.transpose(0, 2, 3, 1))
+    return namespace(array).ascontiguousarray(array if layout == "nchw" else array.transpose(0, 2, 3, 1))
 
 
-def to_logical(array: np.ndarray, layout: str) -> np.ndarray:
+def to_logical(array: Any, layout: str) -> Any:
     """A view of an array of `layout` in logical NCHW order: (N, C, H, W), (K, C/G, R, S) or (N, K, P, Q)."""
     return array if layout == "nchw" else array.transpose(0, 3, 1, 2)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from convbench.devices.arrays import namespace
 from convbench.problem import ConvShape, Pass
 
 #: float64 copies of whole operands stay below this; larger batches go image by image.
@@ -21,7 +22,7 @@ _COPY_BYTES = 256 << 20
 def convolve(
     shape: ConvShape, pass_: Pass, a: np.ndarray, b: np.ndarray, square_a: bool = False
 ) -> np.ndarray:
-    """The whole result in float64, from operands of any real type, in logical NCHW order.
+    """The whole result in float64, from operands of any real type, in logical NCHW order, NumPy's or CuPy's.
 
     square_a: of the squares of a (what b should hold then is the caller's business).
     """
@@ -35,8 +36,8 @@ def convolve(
         part = replace(shape, n=len(some))
         parts.append(one(part, some, b if pass_ is not Pass.BACKWARD_WEIGHTS else b[first : first + images]))
     if pass_ is Pass.BACKWARD_WEIGHTS:
-        return np.sum(parts, axis=0) if len(parts) > 1 else parts[0]
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return sum(parts[1:], parts[0])
+    return namespace(a).concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def sample(
@@ -84,9 +85,9 @@ def _forward(shape: ConvShape, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     g, n, cg, kg = shape.groups, shape.n, shape.cg, shape.kg
     xg = _contiguous(x.reshape(n, g, cg, shape.h, shape.w).transpose(1, 0, 3, 4, 2))  # (G, N, H, W, C/G)
     wg = _contiguous(w.reshape(g, kg, cg, shape.r, shape.s).transpose(3, 4, 0, 1, 2))  # (R, S, G, K/G, C/G)
-    y = np.zeros((g, n, shape.p, shape.q, kg))
+    y = namespace(x).zeros((g, n, shape.p, shape.q, kg))
     for r, s, rows, columns, h, v in taps(shape):
-        y[:, :, rows, columns] += np.einsum("gnpqc,gkc->gnpqk", xg[:, :, h, v], wg[r, s])
+        y[:, :, rows, columns] += namespace(x).einsum("gnpqc,gkc->gnpqk", xg[:, :, h, v], wg[r, s])
     return y.transpose(1, 0, 4, 2, 3).reshape(n, shape.k, shape.p, shape.q)  # (N, K, P, Q)
 
 
@@ -94,9 +95,9 @@ def _backward_data(shape: ConvShape, dy: np.ndarray, w: np.ndarray) -> np.ndarra
     g, n, cg, kg = shape.groups, shape.n, shape.cg, shape.kg
     dyg = _contiguous(dy.reshape(n, g, kg, shape.p, shape.q).transpose(1, 0, 3, 4, 2))  # (G, N, P, Q, K/G)
     wg = _contiguous(w.reshape(g, kg, cg, shape.r, shape.s).transpose(3, 4, 0, 2, 1))  # (R, S, G, C/G, K/G)
-    dx = np.zeros((g, n, shape.h, shape.w, cg))
+    dx = namespace(dy).zeros((g, n, shape.h, shape.w, cg))
     for r, s, rows, columns, h, v in taps(shape):
-        dx[:, :, h, v] += np.einsum("gnpqk,gck->gnpqc", dyg[:, :, rows, columns], wg[r, s])
+        dx[:, :, h, v] += namespace(dy).einsum("gnpqk,gck->gnpqc", dyg[:, :, rows, columns], wg[r, s])
     return dx.transpose(1, 0, 4, 2, 3).reshape(n, shape.c, shape.h, shape.w)  # (N, C, H, W)
 
 
@@ -104,11 +105,11 @@ def _backward_weights(shape: ConvShape, x: np.ndarray, dy: np.ndarray) -> np.nda
     g, n, cg, kg = shape.groups, shape.n, shape.cg, shape.kg
     xg = x.reshape(n, g, cg, shape.h, shape.w).transpose(1, 2, 0, 3, 4)  # (G, C/G, N, H, W)
     dyg = dy.reshape(n, g, kg, shape.p, shape.q).transpose(1, 2, 0, 3, 4)  # (G, K/G, N, P, Q)
-    dw = np.zeros((g, kg, cg, shape.r, shape.s))
+    dw = namespace(x).zeros((g, kg, cg, shape.r, shape.s))
     for r, s, rows, columns, h, v in taps(shape):
         seen = _contiguous(xg[:, :, :, h, v]).reshape(g, cg, -1)  # (G, C/G, N*rows*columns)
         errors = _contiguous(dyg[:, :, :, rows, columns]).reshape(g, kg, -1)  # (G, K/G, N*rows*columns)
-        dw[:, :, :, r, s] = np.einsum("gkm,gcm->gkc", errors, seen)
+        dw[:, :, :, r, s] = namespace(x).einsum("gkm,gcm->gkc", errors, seen)
     return dw.reshape(shape.k, cg, shape.r, shape.s)  # (K, C/G, R, S)
 
 

@@ -14,9 +14,11 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from convbench.devices.arrays import as_real, widened
 from convbench.problem import ConvShape, Pass, Problem
 from convbench.verify.inputs import COEFFICIENT, Recipe, make_inputs, reduction_channels, to_logical
 from convbench.verify.oracle import convolve, sample
@@ -50,9 +52,10 @@ class Reference:
 
 
 class Cache:
-    """Inputs and references in memory (least recently used goes first) and, with a directory, on disk."""
+    """Inputs and references in memory; beyond `limit_bytes` the least recently used goes first."""
 
     def __init__(self) -> None:
+        self.limit_bytes: int | None = None  # None: what a CPU's memory is asked for
         self._entries: OrderedDict[str, tuple[int, object]] = OrderedDict()
 
     def get(self, key: str) -> object | None:
@@ -65,7 +68,8 @@ class Cache:
     def put(self, key: str, value: object, n_bytes: int) -> None:
         """Keeps an entry and drops the oldest beyond the limit; the newest always stays."""
         self._entries[key] = (n_bytes, value)
-        while len(self._entries) > 1 and sum(size for size, _ in self._entries.values()) > _MEMORY_BYTES:
+        limit = self.limit_bytes or _MEMORY_BYTES
+        while len(self._entries) > 1 and sum(size for size, _ in self._entries.values()) > limit:
             self._entries.popitem(last=False)
 
     def clear(self) -> None:
@@ -76,29 +80,42 @@ class Cache:
 CACHE = Cache()
 
 
-def inputs_of(problem: Problem, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    """make_inputs(), kept in memory and read-only."""
-    key = f"inputs {_problem_key(problem)} {problem.layout} {recipe.key}"
+def inputs_of(problem: Problem, recipe: Recipe, xp: Any = np) -> tuple[Any, Any]:
+    """make_inputs(), kept in memory and, where the library knows that, read-only."""
+    key = f"inputs {xp.__name__} {_problem_key(problem)} {problem.layout} {recipe.key}"
     found = CACHE.get(key)
     if found is None:
-        found = make_inputs(problem, recipe)
-        for array in found:
+        found = make_inputs(problem, recipe, xp)
+        for array in found if xp is np else ():
             array.flags.writeable = False
         CACHE.put(key, found, sum(array.nbytes for array in found))
     return found  # type: ignore[return-value]
 
 
-def reference_of(problem: Problem, recipe: Recipe, cache_dir: Path | None, full_macs: int) -> Reference:
-    """The oracle's answer; the same for both layouts, so it is computed once for them."""
-    full = problem.shape.macs <= full_macs
+def operands_of(problem: Problem, recipe: Recipe, xp: Any = np) -> tuple[Any, Any]:
+    """inputs_of() for the oracle: in logical order, of a type that both libraries calculate in."""
+    a, b = inputs_of(problem, recipe, xp)
+    return as_real(to_logical(a, problem.layout)), as_real(to_logical(b, problem.layout))
+
+
+def reference_of(
+    problem: Problem, recipe: Recipe, cache_dir: Path | None, full_macs: int, xp: Any = np
+) -> Reference:
+    """The oracle's answer; the same for both layouts, so it is computed once for them.
+
+    xp: the library in whose arrays it is wanted and calculated. What is not NumPy's is always computed whole, and
+    never kept on disk.
+    """
+    full = problem.shape.macs <= full_macs or xp is not np
     key = f"v{VERSION} {_problem_key(problem)} {recipe.key} {'full' if full else 'sampled'}"
+    key, cache_dir = (key, cache_dir) if xp is np else (f"{xp.__name__} {key}", None)
     found = CACHE.get(key)
     if isinstance(found, Reference):
         return found
     path = None if cache_dir is None else cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
     reference = _load(path)
     if reference is None:
-        a, b = (to_logical(array, problem.layout) for array in inputs_of(problem, recipe))
+        a, b = operands_of(problem, recipe, xp)
         reference = _whole(problem, recipe, a, b) if full else _partial(problem, recipe, a, b)
         _store(path, reference)
     CACHE.put(key, reference, reference.nbytes)
@@ -143,21 +160,21 @@ def coefficients(problem: Problem, kind: str) -> np.ndarray:
     return signs if kind == "normal" else signs * sizes
 
 
-def project(result: np.ndarray, problem: Problem, vectors: np.ndarray) -> np.ndarray:
+def project(result: Any, problem: Problem, vectors: np.ndarray) -> np.ndarray:
     """(2, N, G, U, V), weights (2, G, C/G, R, S): a logical result contracted with `vectors` in float64."""
     g, count = problem.shape.groups, reduction_channels(problem)
     if problem.pass_ is Pass.BACKWARD_WEIGHTS:
-        flat = result.reshape(g, count, -1).astype(np.float64)  # (G, K/G, C/G*R*S)
+        flat = widened(result).reshape(g, count, -1)  # (G, K/G, C/G*R*S)
         return np.moveaxis(vectors @ flat, 1, 0).reshape(2, g, *result.shape[1:])  # (2, G, C/G, R, S)
     n, _, u, v = result.shape
     projected = np.empty((2, n, g, u, v))
     for image in range(n):  # one image at a time: a float64 copy of a whole batch would be large
         channels_last = result.strides[1] < result.strides[3]
         if channels_last:
-            flat = result[image].transpose(1, 2, 0).reshape(u * v, g, count).astype(np.float64)  # (UV, G, C/G)
+            flat = widened(result[image].transpose(1, 2, 0)).reshape(u * v, g, count)  # (UV, G, C/G)
             flat = flat.transpose(1, 2, 0)  # (G, C/G, UV)
         else:
-            flat = result[image].reshape(g, count, u * v).astype(np.float64)  # (G, C/G, UV)
+            flat = widened(result[image]).reshape(g, count, u * v)  # (G, C/G, UV)
         projected[:, image] = np.moveaxis(vectors @ flat, 1, 0).reshape(2, g, u, v)  # (2, G, U, V)
     return projected
 
@@ -217,7 +234,7 @@ def _spread(size: int, count: int, generator: np.random.Generator) -> np.ndarray
     return generator.permutation(np.concatenate([at_border, inside]))
 
 
-def _square(array: np.ndarray) -> np.ndarray:
+def _square(array: Any) -> Any:
     return array.astype(np.float64) ** 2
 
 

@@ -9,9 +9,11 @@ approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41(5), 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from convbench.devices.arrays import namespace
 from convbench.problem import ConvShape, Pass, Problem
 from convbench.registry import Implementation
 
@@ -22,11 +24,14 @@ _MANTISSA_BITS = {"float64": 52, "float32": 23, "3xtf32": 21, "tf32": 10, "float
 
 
 def eps_of(arithmetic: str, dtype: str) -> float:
-    """Distance from 1 to the next number of the arithmetic; "native" is the dtype's, "x-acc32" is x's.
+    """Distance from 1 to the next number of the arithmetic; "native" is the dtype's.
 
-    Raises ValueError for an arithmetic without a known eps.
+    "x-acc32" multiplies in x and sums in float32: x's, but float32's where the operands are of type x already, because
+    products of two half-precision numbers are exact in float32. ValueError: no eps is known.
     """
     name = dtype if arithmetic == "native" else arithmetic.split("-")[0]
+    if arithmetic == f"{dtype}-acc32":
+        name = "float32"
     if name not in _MANTISSA_BITS:
         raise ValueError(f"no eps is known for arithmetic {arithmetic!r}: add it to convbench/verify/tolerance.py")
     return 2.0 ** -_MANTISSA_BITS[name]
@@ -45,15 +50,18 @@ def storing_eps(implementation: Implementation, problem: Problem) -> float:
     return stored if stored > eps_of(implementation.arithmetic, problem.dtype) else 0.0
 
 
-def block_maximum(squares: np.ndarray, footprint: tuple[int, int] | None) -> np.ndarray:
-    """Each element's largest neighbour within its aligned (height, width) block of the last two axes."""
+def block_maximum(squares: Any, footprint: tuple[int, int] | None) -> Any:
+    """Each element's largest neighbour within its aligned (height, width) block of the last two axes; none below 0."""
     if footprint is None:
         return squares
-    for axis, block in zip((-2, -1), footprint, strict=True):
+    xp = namespace(squares)
+    for axis, block in zip((squares.ndim - 2, squares.ndim - 1), footprint, strict=True):
         size = squares.shape[axis]
-        starts = np.arange(0, size, block)
-        lengths = np.diff(np.append(starts, size))
-        squares = np.repeat(np.maximum.reduceat(squares, starts, axis=axis), lengths, axis=axis)
+        widths = [(0, -size % block if i == axis else 0) for i in range(squares.ndim)]
+        padded = xp.pad(squares, widths)
+        split = (*padded.shape[:axis], padded.shape[axis] // block, block, *padded.shape[axis + 1 :])
+        largest = xp.repeat(padded.reshape(split).max(axis=axis + 1), block, axis=axis)
+        squares = largest[(slice(None),) * axis + (slice(size),)]
     return squares
 
 

@@ -6,15 +6,15 @@ Every check can be switched off by name, so that a test can show what each of th
 from __future__ import annotations
 
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convbench.devices.arrays import as_real, namespace, poison, widened
 from convbench.devices.base import Plan, make_plan
-from convbench.devices.cpu import CpuContext, poison
+from convbench.devices.cpu import CpuDevice
 from convbench.problem import Pass, Problem
 from convbench.registry import Implementation
 from convbench.verify import compare
@@ -28,6 +28,7 @@ from convbench.verify.reference import (
     Reference,
     coefficients,
     inputs_of,
+    operands_of,
     project,
     reference_of,
 )
@@ -47,6 +48,8 @@ class Verifier:
     cache_dir: where oracle results are kept for other processes. checks: names out of ALL_CHECKS (all but tests
     leave it alone). full_macs: multiply-adds up to which every element is compared with the oracle directly.
     operands: where a, b and out lie, something like `buffers.Operands` (fuzzing puts them against forbidden pages).
+    device: whose memory that is, where inputs and oracle results are calculated and results are compared, and who
+    waits for what run() has enqueued.
     """
 
     def __init__(
@@ -57,7 +60,8 @@ class Verifier:
         cache_dir: Path | None = None,
         checks: frozenset[str] = ALL_CHECKS,
         full_macs: int = FULL_MACS,
-        operands: Callable[[tuple[tuple[int, ...], ...], str], Any] = Operands,
+        operands: Callable[[tuple[tuple[int, ...], ...], str], Any] | None = None,
+        device: Any = None,
     ) -> None:
         unknown = set(checks) - ALL_CHECKS
         if unknown:
@@ -67,14 +71,17 @@ class Verifier:
         self._seed = seed
         self._cache_dir = cache_dir
         self._full_macs = full_macs
-        self._operands = operands((problem.a_shape, problem.b_shape, problem.out_shape), problem.dtype)
-        self._timing: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._device = device or CpuDevice()
+        self._xp = self._device.xp
+        shapes = (problem.a_shape, problem.b_shape, problem.out_shape)
+        self._operands = operands(shapes, problem.dtype) if operands else Operands(shapes, problem.dtype, self._xp)
+        self._timing: tuple[Any, Any, Any] | None = None
         self._verdict = Verdict(True)
 
     # ---- what the worker calls
 
     def verify(
-        self, implementation: Implementation, context_factory: Callable[[], CpuContext], weights: str = "raw"
+        self, implementation: Implementation, context_factory: Callable[[], Any], weights: str = "raw"
     ) -> tuple[Plan | None, Verdict]:
         """The full check: (the plan that may be timed, verdict), (None, verdict) when something is wrong.
 
@@ -103,19 +110,20 @@ class Verifier:
             return self._failed(failed)
         return self._verdict
 
-    def operands(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def operands(self) -> tuple[Any, Any, Any]:
         """(a, b, out) for timing: aligned normal inputs that no later check writes to, and a poisoned result.
 
         b is what packed plans of `verify` were packed with.
         """
         if self._timing is None:
-            a, b = inputs_of(self.problem, normal_recipe(self._seed_of(_FIRST)))
+            a, b = self._inputs(normal_recipe(self._seed_of(_FIRST)))
             self._timing = timing_copies(a, b, self.problem.out_shape)
+            self._device.synchronize()
         return self._timing
 
     # ---- the order of events
 
-    def _verify_raw(self, implementation: Implementation, factory: Callable[[], CpuContext]) -> Plan:
+    def _verify_raw(self, implementation: Implementation, factory: Callable[[], Any]) -> Plan:
         plan = make_plan(implementation, self.problem, self._context(factory))
         if "integer" in self.checks:
             self._judge_integer(plan, self._integer(implementation))
@@ -125,7 +133,7 @@ class Verifier:
             self._judge_normal(plan, normal_recipe(self._seed_of(_FIRST)), shift=1)
         return plan
 
-    def _verify_packed(self, implementation: Implementation, factory: Callable[[], CpuContext]) -> Plan:
+    def _verify_packed(self, implementation: Implementation, factory: Callable[[], Any]) -> Plan:
         first = normal_recipe(self._seed_of(_FIRST))
         plan = self._packed_plan(implementation, factory, first)
         if "normal" in self.checks:
@@ -140,25 +148,27 @@ class Verifier:
         return plan
 
     def _packed_plan(
-        self, implementation: Implementation, factory: Callable[[], CpuContext], recipe: Recipe
+        self, implementation: Implementation, factory: Callable[[], Any], recipe: Recipe
     ) -> Plan:
         """A plan packed with the recipe's weights; the array given to prepare() is overwritten afterwards."""
-        a, b = inputs_of(self.problem, recipe)
+        a, b = self._inputs(recipe)
         _, given, _ = self._operands.place(a, b, 0)
+        self._device.synchronize()
         plan = make_plan(implementation, self.problem, self._context(factory), weights=given)
+        self._device.synchronize()
         if "inputs_unchanged" in self.checks and not same_bytes(given, b):
             raise CheckFailed("inputs_unchanged", "prepare() changed the weights that it was given")
         self._require_guards()
         poison(given)  # packed weights are the plan's own: it must not look at this array again
         return plan
 
-    def _context(self, factory: Callable[[], CpuContext]) -> Any:
+    def _context(self, factory: Callable[[], Any]) -> Any:
         """A context; with the check "workspace" off its memory holds zeros instead of poison."""
         context = factory()
         if "workspace" not in self.checks:
             poisoned = context.empty
 
-            def zeroed(shape: tuple[int, ...] | int, dtype: Any) -> np.ndarray:
+            def zeroed(shape: tuple[int, ...] | int, dtype: Any) -> Any:
                 array = poisoned(shape, dtype)
                 array.fill(0)
                 return array
@@ -175,15 +185,21 @@ class Verifier:
             )
         return recipe
 
+    def _inputs(self, recipe: Recipe) -> tuple[Any, Any]:
+        return inputs_of(self.problem, recipe, self._xp)
+
+    def _reference(self, recipe: Recipe) -> Reference:
+        return reference_of(self.problem, recipe, self._cache_dir, self._full_macs, self._xp)
+
     def _seed_of(self, role: int) -> int:
         return 16 * self._seed + role
 
     # ---- running
 
-    def _runs(self, plan: Plan, recipe: Recipe, shift: int, runs: int) -> Iterator[np.ndarray]:
+    def _runs(self, plan: Plan, recipe: Recipe, shift: int, runs: int) -> Iterator[Any]:
         """Runs once or twice on the recipe's inputs; gives each result, in logical order, for judging."""
         runs = runs if "twice" in self.checks else 1
-        previous: np.ndarray | None = None
+        previous: Any = None
         for number in range(runs):
             out = self._run(plan, recipe, shift, first=number == 0, traced=number == 1)
             if previous is not None and same_bytes(previous, out):
@@ -192,19 +208,20 @@ class Verifier:
             if number + 1 < runs:
                 previous = out.copy()
 
-    def _run(self, plan: Plan, recipe: Recipe, shift: int, first: bool, traced: bool) -> np.ndarray:
+    def _run(self, plan: Plan, recipe: Recipe, shift: int, first: bool, traced: bool) -> Any:
         """One run and the checks that look at memory rather than at values; gives `out`."""
-        pristine_a, pristine_b = inputs_of(self.problem, recipe)
+        pristine_a, pristine_b = self._inputs(recipe)
         kept = self._operands.arrays[2].copy() if not first and "unwritten" not in self.checks else None
         a, b, out = self._operands.place(pristine_a, pristine_b, shift)
         if "unwritten" in self.checks:
             poison(out)
         elif kept is not None:
-            np.copyto(out, kept)
+            self._xp.copyto(out, kept)
         else:
             out.fill(0)
+        self._device.synchronize()  # run() may read on another stream than what put the operands here
         self._timed(plan, a, b, out, traced)
-        self._require_settled(out, first)
+        self._require_settled(plan, out, first)
         self._require_guards()
         if "inputs_unchanged" in self.checks:
             for name, array, pristine in (("a", a, pristine_a), ("b", b, pristine_b)):
@@ -214,29 +231,39 @@ class Verifier:
             compare.require_written(to_logical(out, self.problem.layout), self.problem)
         return out
 
-    def _timed(self, plan: Plan, a: np.ndarray, b: np.ndarray, out: np.ndarray, traced: bool) -> None:
-        if traced:
-            tracemalloc.start()
-            try:
-                plan.run(a, b, out)
-                self._verdict.peak_bytes = max(self._verdict.peak_bytes, tracemalloc.get_traced_memory()[1])
-            finally:
-                tracemalloc.stop()
-            return
-        start = time.perf_counter_ns()
-        plan.run(a, b, out)
-        taken = time.perf_counter_ns() - start
+    def _timed(self, plan: Plan, a: Any, b: Any, out: Any, traced: bool) -> None:
+        """One run, from its call to the end of what it enqueued; traced: memory is watched instead of time."""
+        device = self._device
+        with device.on(plan.context):
+            if traced:
+                with device.watch_memory() as peak:
+                    plan.run(a, b, out)
+                    device.finish(plan.context)
+                self._verdict.peak_bytes = max(self._verdict.peak_bytes, peak.n_bytes)
+                return
+            start = time.perf_counter_ns()
+            plan.run(a, b, out)
+            device.finish(plan.context)
+            taken = time.perf_counter_ns() - start
         self._verdict.first_run_ns = min(self._verdict.first_run_ns or taken, taken)
 
-    def _require_settled(self, out: np.ndarray, first: bool) -> None:
-        """Nothing is written after run() has returned. Switched off: waits until it has surely settled."""
+    def _require_settled(self, plan: Plan, out: Any, first: bool) -> None:
+        """Nothing is written after run() has returned and its stream is done, by another thread or on another stream.
+
+        Switched off: waits until it has surely settled.
+        """
+        device = self._device
         if "settled" not in self.checks:
             time.sleep(SETTLE_UNFINISHED_S)
         if "settled" not in self.checks or not first:
+            device.synchronize()
             return
-        at_return = out.copy()
+        with device.on(plan.context):
+            at_return = out.copy()
+            device.finish(plan.context)
         time.sleep(SETTLE_S)
-        if np.isnan(at_return).any():
+        device.synchronize()
+        if namespace(out).isnan(as_real(at_return)).any():
             time.sleep(SETTLE_UNFINISHED_S)
         if not same_bytes(at_return, out):
             raise CheckFailed("settled", "run() returned before it had finished: the result changed afterwards")
@@ -252,22 +279,23 @@ class Verifier:
         """Every integer result is exact (implementations that are not exact on integers: after rounding)."""
         if recipe is None:
             return
-        reference = reference_of(self.problem, recipe, self._cache_dir, self._full_macs)
+        reference = self._reference(recipe)
         for number, got in enumerate(self._runs(plan, recipe, shift=0, runs=2)):
             self._second_run(number, self._compare_integer, plan.implementation, reference, got, recipe)
 
     def _compare_integer(
-        self, implementation: Implementation, reference: Reference, got: np.ndarray, recipe: Recipe
+        self, implementation: Implementation, reference: Reference, got: Any, recipe: Recipe
     ) -> None:
         tol = 0.0 if implementation.exact_on_integers else 0.25
         if reference.want is not None:
-            compare.require_close("integer", got.astype(np.float64), reference.want, tol, self.problem)
+            compare.require_close("integer", widened(got), reference.want, tol, self.problem)
             return
         if "sample" in self.checks and reference.index is not None and reference.sampled is not None:
-            sampled = got[tuple(reference.index)].astype(np.float64)
+            sampled = widened(got[tuple(reference.index)])
             compare.require_close("sample", sampled, reference.sampled, tol, self.problem, reference.index)
         if "projection" in self.checks and reference.projected is not None:
             if not implementation.exact_on_integers:
+                got = as_real(got)
                 rounded = np.rint(got)
                 compare.require_close("integer", got, rounded, 0.25, self.problem)
                 got = rounded
@@ -287,12 +315,12 @@ class Verifier:
             self._verdict.notes.append(f"beyond the bound with one seed, within it with the second: {first}")
 
     def _judge_normal_once(self, plan: Plan, recipe: Recipe, shift: int, runs: int) -> None:
-        reference = reference_of(self.problem, recipe, self._cache_dir, self._full_macs)
+        reference = self._reference(recipe)
         for number, got in enumerate(self._runs(plan, recipe, shift, runs)):
             self._second_run(number, self._compare_normal, plan.implementation, reference, got, recipe)
 
     def _compare_normal(
-        self, implementation: Implementation, reference: Reference, got: np.ndarray, recipe: Recipe
+        self, implementation: Implementation, reference: Reference, got: Any, recipe: Recipe
     ) -> None:
         growth, stored = growth_of(implementation, self.problem), storing_eps(implementation, self.problem)
         footprint = implementation.error_footprint(self.problem)
@@ -301,11 +329,11 @@ class Verifier:
             largest = block_maximum(squares, footprint)[..., : got.shape[2], : got.shape[3]]
             tol = growth * np.sqrt(largest) + stored * np.abs(reference.want)
             scale = float(np.sqrt(squares.sum()))
-            self._within_bound("normal", got.astype(np.float64), reference.want, tol, (growth + stored) * scale)
+            self._within_bound("normal", widened(got), reference.want, tol, (growth + stored) * scale)
         elif reference.index is not None and reference.sampled is not None and "sample" in self.checks:
             squares = self._sampled_squares(reference, recipe, footprint)
             tol = growth * np.sqrt(squares) + stored * np.abs(reference.sampled)
-            sampled = got[tuple(reference.index)].astype(np.float64)
+            sampled = widened(got[tuple(reference.index)])
             limit = (growth + stored) * float(np.sqrt(reference.sampled_squares.sum()))  # type: ignore[union-attr]
             self._within_bound("sample", sampled, reference.sampled, tol, limit, reference.index)
         if reference.projected is not None and reference.projected_squares is not None and "projection" in self.checks:
@@ -321,9 +349,9 @@ class Verifier:
     def _within_bound(
         self,
         check: str,
-        got: np.ndarray,
-        want: np.ndarray,
-        tol: np.ndarray,
+        got: Any,
+        want: Any,
+        tol: Any,
         l2_limit: float,
         index: np.ndarray | None = None,
     ) -> None:
@@ -340,8 +368,8 @@ class Verifier:
             raise _BoundExceeded(check, f"the L2 norm of the error is {error:.3g}, allowed {l2_limit:.3g}")
 
     def _mixed_squares(
-        self, squares: np.ndarray, recipe: Recipe, footprint: tuple[int, int] | None
-    ) -> np.ndarray:
+        self, squares: Any, recipe: Recipe, footprint: tuple[int, int] | None
+    ) -> Any:
         """x^2 * w^2, and with a footprint at least what the mean of w^2 over its taps would give, in whole blocks.
 
         A transform computes whole blocks and mixes all taps of a filter before any is left out. So a result that few
@@ -350,19 +378,20 @@ class Verifier:
         """
         if footprint is None or self.problem.pass_ is Pass.BACKWARD_WEIGHTS:
             return squares
-        key = f"mixed {self.problem.shape} {self.problem.pass_} {self.problem.dtype} {recipe.key} {footprint}"
-        found = CACHE.get(key)
+        p = self.problem
+        key = f"mixed {self._xp.__name__} {p.shape} {p.pass_} {p.dtype} {recipe.key} {footprint}"
+        found: Any = CACHE.get(key)
         if found is None:
-            a, b = (to_logical(array, self.problem.layout) for array in inputs_of(self.problem, recipe))
-            even = np.broadcast_to(np.square(b, dtype=np.float64).mean(axis=(2, 3), keepdims=True), b.shape)
+            xp = self._xp
+            a, b = operands_of(self.problem, recipe, xp)
+            even = xp.broadcast_to(np.square(widened(b)).mean(axis=(2, 3), keepdims=True), b.shape)
             shape = in_whole_blocks(self.problem.shape, self.problem.pass_, footprint)
             if self.problem.pass_ is Pass.BACKWARD_DATA:  # more of dx has more windows, which got no error
-                a = np.pad(a, ((0, 0), (0, 0), (0, shape.p - a.shape[2]), (0, shape.q - a.shape[3])))
+                a = xp.pad(a, ((0, 0), (0, 0), (0, shape.p - a.shape[2]), (0, shape.q - a.shape[3])))
             found = convolve(shape, self.problem.pass_, a, even, square_a=True)
             inside = found[..., : squares.shape[2], : squares.shape[3]]
             np.maximum(inside, squares, out=inside)
             CACHE.put(key, found, found.nbytes)
-        assert isinstance(found, np.ndarray)
         return found
 
     def _sampled_squares(
@@ -383,7 +412,7 @@ class Verifier:
             else:  # planes by (image, group of the channel)
                 plane = (first, channel // reduction_channels(self.problem))
             at = block_argmax(reference.projected_squares, footprint, np.stack([*plane, rows, columns]))
-            a, b = (to_logical(array, self.problem.layout) for array in inputs_of(self.problem, recipe))
+            a, b = operands_of(self.problem, recipe)
             companions = np.stack([first, channel, *at])
             found = sample(shape, self.problem.pass_, a, b, companions)[1]
             CACHE.put(key, found, found.nbytes)
