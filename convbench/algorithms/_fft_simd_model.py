@@ -23,7 +23,7 @@ PRODUCT_FLOPS_NS = 175.0  # full blocks of the real matrix kernels
 COMPLEX_FLOPS_NS = {1: 172.0, 2: 180.0}  # of the complex ones, by the width of their panels
 CALL_NS = 12.0  # of a matrix kernel, whatever its size
 STREAM_BYTES_NS = 14.0  # beyond the second-level cache
-FETCH_BYTES_NS = 27.0  # the same, fetched ahead
+FETCH_BYTES_NS = {True: 27.0, False: 22.0}  # the same, fetched ahead: staged plans, blocked ones
 CACHE_BYTES_NS = 60.0  # from the second-level cache
 SPECTRA_BYTES_NS = 26.0  # the same for spectra of a block of CACHE_BYTES; filters drive less of a smaller one out
 # A vector of values of a tile, either direction, by the longer side.
@@ -102,7 +102,7 @@ def expected_ns(plan: Plan) -> float:
     total = transform * plan.tiles * (vectors_in + plan.batches * plan.batch_pitch // lanes)
     rows = -(-plan.tiles // plan.work_groups)
     filters = 4 * plan.filter_elements
-    beyond = FETCH_BYTES_NS if plan.products == 4 else STREAM_BYTES_NS
+    beyond = FETCH_BYTES_NS[plan.staged] if plan.products == 4 else STREAM_BYTES_NS
     stream = filters / (CACHE_BYTES_NS if filters < CACHE_BYTES // 2 else beyond)
     total += plan.work_groups * product_ns(plan, plan.parts, rows, plan.c_in, stream)
     if plan.staged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,14 @@ from convbench.problem import ConvShape, Pass, Problem
 
 pytest.importorskip("numba")
 
-from convbench.algorithms._fft_simd_model import candidates, choose
+from convbench.algorithms._fft_simd_model import candidates, choose, executed_flops, lengths, row_counts
 from convbench.algorithms._fft_simd_plan import Plan
 from convbench.algorithms._fft_simd_run import Prepared
 from convbench.algorithms.fft_tiled_simd import FftTiledSimd
 from convbench.devices.cpu import CpuContext, aligned_empty
 from convbench.simd import target as targets
-from convbench.simd.kernels import fft, fft_product
+from convbench.simd.kernels import fft, fft_halves, fft_product
+from convbench.simd.kernels.butterflies import Butterflies
 
 UNITS = [name for name in ("avx512", "avx2", "neon", "generic") if targets.runs_here(name)]
 SIZES = [(8, 8), (16, 8), (8, 16), (16, 16), (8, 32), (32, 32), (12, 20), (24, 12), (28, 24), (20, 28)]
@@ -111,6 +113,70 @@ def test_inverse_transform(unit: str, size: tuple[int, int], products: int) -> N
     got = y.reshape(*kept, channels)
     assert (got[rows:] == 9.0).all() and (got[:, columns:] == 9.0).all()
     assert np.abs(got[:rows, :columns] / (size[0] * size[1]) - tile[:rows, :columns]).max() < 2e-6
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("planes", sorted(fft.PLANES))
+def test_halves_forward(unit: str, size: tuple[int, int], planes: str) -> None:
+    """Rows, then columns: the planes that the whole transform writes, column by column, and nothing between them."""
+    target, (height, width) = targets.named(unit), size
+    channels, each, n_complex = 2 * target.lanes, fft.PLANES[planes], fft.complex_frequencies(size)
+    x = aligned_empty((height, width, channels), np.float32)
+    x[...] = np.random.default_rng(5).standard_normal(x.shape)
+    left, right = 1, width - 2
+    tile = x.copy()
+    tile[:, :left] = tile[:, right:] = 0.0
+    plane, row, part = channels + 16, channels + 8, height * (channels + 8) + 16
+    want, half = filled((each * n_complex + 4) * plane, 7.0), filled(width * part, 7.0)
+    scratch, zeros = filled(fft.scratch_elements(size, target), np.nan), filled(target.lanes, 0.0)
+    window = (0, height, 0, width)
+    whole = fft.forward(target, size, size, planes)
+    whole(channels, at(tile), width * channels, channels, *window, at(zeros), at(scratch), at(want), plane)
+    for i in range(height):
+        line = at(x[i])
+        fft_halves.row(target, width, width)(channels, line, channels, left, right, at(zeros), at(half, i * row), part)
+    got = filled(want.size, 7.0)
+    for slab in range(width // 2):
+        edge = int(slab == width // 2 - 1)
+        start = 0 if edge else 2 * (slab + 1)
+        kernel = fft_halves.column(target, size, planes)
+        kernel(channels, edge, at(half, start * part), row, part, at(got, each * slab * height * plane), plane)
+    assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max()
+    gaps = half.reshape(width, part)
+    assert (gaps[:, height * row :] == 7.0).all()
+    assert (gaps[:, : height * row].reshape(width, height, row)[..., channels:] == 7.0).all()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("products", [3, 4])
+def test_halves_inverse(unit: str, size: tuple[int, int], products: int) -> None:
+    """Columns, then rows back: what the whole inverse transform gives; columns beyond the count are not written."""
+    target, (height, width) = targets.named(unit), size
+    channels, kept, each = 2 * target.lanes, (height - 3, width - 2), 3 if products == 3 else 2
+    plane = channels + 16
+    m = filled((each * fft.complex_frequencies(size) + 4) * plane, 0.0)
+    m[:] = np.random.default_rng(6).standard_normal(m.size)
+    want, got = filled(kept[0] * kept[1] * channels, 9.0), filled(kept[0] * kept[1] * channels, 9.0)
+    scratch, dump = filled(fft.scratch_elements(size, target), np.nan), filled(target.lanes, 0.0)
+    columns = kept[1] - 1
+    fft.inverse(target, size, kept, products)(
+        channels, at(m), plane, at(scratch), at(want), kept[1] * channels, channels, kept[0], columns, at(dump)
+    )
+    row, part = channels + 8, kept[0] * (channels + 8) + 16
+    half = filled(width * part, 7.0)
+    for slab in range(width // 2):
+        edge = int(slab == width // 2 - 1)
+        start, first = 0 if edge else 2 * (slab + 1), each * slab * height
+        kernel = fft_halves.column_inverse(target, size, kept[0], products)
+        kernel(channels, edge, at(m, first * plane), plane, at(half, start * part), row, part)
+    back = fft_halves.row_inverse(target, width, kept[1])
+    for i in range(kept[0]):
+        back(channels, at(half, i * row), part, at(got, i * kept[1] * channels), channels, columns, at(dump))
+    assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max()
+    assert (got.reshape(*kept, channels)[:, columns:] == 9.0).all()
+    assert (half.reshape(width, part)[:, kept[0] * row :] == 7.0).all()
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -255,6 +321,46 @@ def test_executed_operations() -> None:
     assert fft.forward_operations((8, 8), (3, 3)) < every / 2
     assert fft.inverse_operations((8, 8), (6, 6)) < fft.inverse_operations((8, 8), (8, 8))
     assert 8 * 14 + 2 * 14 + 3 * 48 < every < 2.5 * 64 * 6
+
+
+@pytest.mark.parametrize("length", [3, 5, 6, 7, 12, 14, 20, 24, 28])
+def test_lengths_with_odd_factors(length: int) -> None:
+    """One-dimensional transforms against NumPy, in float64 by an emitter that computes instead of writing code."""
+
+    class Numbers:
+        splat_constant = staticmethod(float)
+        fadd, fsub, fmul = (staticmethod(how) for how in (operator.add, operator.sub, operator.mul))
+        fneg = staticmethod(operator.neg)
+        fma = staticmethod(lambda x, y, z: x * y + z)
+
+    flies, rng = Butterflies(Numbers()), np.random.default_rng(length)
+    x = rng.standard_normal((length, 2))
+    as_complex = x[:, 0] + 1j * x[:, 1]
+    for sign, want in ((-1, np.fft.fft(as_complex)), (1, np.fft.ifft(as_complex) * length)):
+        got = [re + 1j * im for re, im in flies.complex([(re, im) for re, im in x], sign)]
+        assert np.allclose(got, want)
+    found = flies.real(list(x[:, 0]))
+    assert np.allclose([re + 1j * (im or 0.0) for re, im in found], np.fft.rfft(x[:, 0]))
+    assert np.allclose(flies.real_inverse(found, length), length * x[:, 0])
+
+
+def test_rows_are_shared_by_tiles_above_each_other() -> None:
+    """Staged plans transform each row of the image once for every column of tiles, and count it so."""
+    problem = Problem(ConvShape.make(2, 16, 40, 40, 16, 13, 13, padding=6), layout="nhwc")
+    plan = choose(problem, targets.host(), (("tile", (32, 32)), ("staged", True), ("products", 4), ("vectors", 1)))
+    assert plan.work_groups == 1 and plan.grid == (2, 2)
+    assert row_counts(plan) == (2 * 40 * 2, 2 * 40 * 2)
+    single = replace(plan, block=2)  # one row of tiles at a time: those two share rows no more
+    assert single.work_groups == 4
+    assert row_counts(single)[0] == 2 * 2 * (26 + 26)
+    blocked = replace(plan, staged=False)
+    assert executed_flops(plan)["input_transform"] < executed_flops(blocked)["input_transform"]
+
+
+def test_no_tile_that_a_shorter_one_replaces() -> None:
+    """As many tiles with fewer points are never worse: 13 taps on 32 results take two tiles of 28 as of 32."""
+    assert lengths(13, 32) == [16, 20, 24, 28]
+    assert lengths(1, 7) == [8]
 
 
 def test_limits() -> None:
