@@ -28,7 +28,16 @@ from pathlib import Path
 from convbench.cuda import cubin as elf
 from convbench.cuda import nvrtc
 from convbench.cuda.gpu import Gpu
-from convbench.cuda.manifest import ARCHITECTURES, Defines, Variant, all_variants, kernel_folder, manifest_of, written
+from convbench.cuda.manifest import (
+    ARCHITECTURES,
+    Defines,
+    Variant,
+    kernel_files,
+    kernel_folder,
+    manifest_of,
+    variants_of,
+    written,
+)
 from convbench.cuda.program import Launch
 from convbench.errors import ConvbenchError, KernelError, OutputError
 from convbench.simd import cache
@@ -359,10 +368,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         wanted = {Path(name).stem for name in options.file or []}
-        variants = [(f, v) for f, v in all_variants() if not wanted or Path(f).stem in wanted]
-        if missing := wanted - {Path(f).stem for f, _ in variants}:
+        files = [file for file in kernel_files() if not wanted or Path(file).stem in wanted]
+        if missing := wanted - {Path(file).stem for file in files}:
             raise KernelError(f"there is no kernel file {', '.join(sorted(missing))} in {kernel_folder()}")
-        matrix = compile_matrix(variants, options.architectures, options.jobs)
+        matrix = compile_matrix(variants_of(files), options.architectures, options.jobs)
         built = [r for _, _, results in matrix for r in results.values()]
         if options.output:
             for result in built:

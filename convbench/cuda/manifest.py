@@ -159,9 +159,9 @@ def kernel_files(folder: Path | None = None) -> list[str]:
     return sorted(path.name for path in (folder or kernel_folder()).glob("*.cu"))
 
 
-def all_variants(folder: Path | None = None) -> Iterator[tuple[str, Variant]]:
-    """Every kernel file with each of its variants."""
-    for file in kernel_files(folder):
+def variants_of(files: Iterable[str], folder: Path | None = None) -> Iterator[tuple[str, Variant]]:
+    """These kernel files, each with each of its variants."""
+    for file in files:
         for variant in manifest_of(file, folder).variants:
             yield file, variant
 
