@@ -1,4 +1,4 @@
-"""Executes programs (convbench/cuda/program.py) on the CPU: kernels by the emulator, products and transforms by NumPy."""
+"""Executes programs (convbench/cuda/program.py) on the CPU: kernels emulated, products and transforms by NumPy."""
 
 from __future__ import annotations
 
@@ -322,7 +322,9 @@ def multiply(p: Product, buffers: Mapping[str, np.ndarray]) -> None:
     b = _matrices(p.b, buffers, (p.batch, rows_b, columns_b), p.step_b, p.row_b)  # (batch, K, N) or transposed
     c = _matrices(p.c, buffers, (p.batch, p.m, p.n), p.step_c, p.row_c)  # (batch, M, N)
     left, right = _numbers(a, p.arithmetic), _numbers(b, p.arithmetic)
-    product = np.matmul(left.swapaxes(1, 2) if p.transpose_a else left, right.swapaxes(1, 2) if p.transpose_b else right)
+    left = left.swapaxes(1, 2) if p.transpose_a else left
+    right = right.swapaxes(1, 2) if p.transpose_b else right
+    product = np.matmul(left, right)
     if p.add:
         product = product + _numbers(c, "float32")
     is_bfloat16 = c.dtype == np.uint16 or c.dtype.name == "bfloat16"

@@ -18,6 +18,7 @@
 #include <string>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <unistd.h>
 #include <vector>
 
 #include "emulator.h"
@@ -124,6 +125,8 @@ enum class State : std::uint8_t { FRESH, READY, AT_BARRIER, IN_WARP, DONE };
 enum class Op : std::uint8_t { SYNC, SHUFFLE, VOTE, LDMATRIX, MMA };
 const char* const OP_NAMES[] = {"__syncwarp", "a shuffle", "a vote", "ldmatrix", "mma"};
 
+constexpr unsigned MOST_COPIES = 512;
+
 struct Copy {
     void* to;
     const void* from;
@@ -136,9 +139,12 @@ struct Thread {
     State state = State::DONE;
     Place place;
     uint3 index{};
-    std::vector<Copy> copies;           // in flight, oldest first
-    std::vector<std::size_t> groups;    // copies in each committed group that has not been waited for
-    std::size_t open = 0;               // copies after the last commit
+    // Copies in flight, oldest first, and how many of them each committed group has that was not waited for. Rings; no
+    // memory is allocated while a fiber runs, for ThreadSanitizer would order or accuse threads by it.
+    Copy copies[MOST_COPIES];
+    unsigned groups[MOST_COPIES];
+    unsigned copies_begin, copies_end, groups_begin, groups_end;
+    unsigned open;                       // copies after the last commit
 };
 
 constexpr int LANES = 32, MOST_THREADS = 1024, MOST_WARPS = MOST_THREADS / LANES;
@@ -165,8 +171,9 @@ struct Barrier {
 constexpr std::size_t GUARD_BYTES = 256;
 constexpr unsigned char POISON = 0xff;  // NaN in every float type, -1 in integers
 
-std::vector<Fiber*> all_fibers, free_fibers;
-Fiber machine;
+Fiber fibers[MOST_THREADS], machine;
+Fiber* free_fibers[MOST_THREADS];
+int fiber_count, free_count;
 Thread threads[MOST_THREADS];
 Warp warps[MOST_WARPS];
 Barrier barrier;
@@ -248,24 +255,37 @@ void prepare(Fiber& fiber) {  // so that the first switch to it enters fiber_mai
 #endif
 }
 
-Fiber* take_fiber() {
-    if (!free_fibers.empty()) {
-        Fiber* fiber = free_fibers.back();
-        free_fibers.pop_back();
-        return fiber;
-    }
+Fiber* new_fiber() {
     void* memory = mmap(nullptr, STACK_BYTES + PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) emulator_fail("no memory for the stacks of a block's threads", __FILE__, __LINE__);
     mprotect(memory, PAGE_BYTES, PROT_NONE);
-    auto* fiber = new Fiber;
+    Fiber* fiber = &fibers[fiber_count++];
     fiber->stack = static_cast<char*>(memory) + PAGE_BYTES;
     fiber->bottom = fiber->stack, fiber->bytes = STACK_BYTES;
 #ifdef EMULATOR_THREAD
     fiber->tsan = __tsan_create_fiber(0);
 #endif
     prepare(*fiber);
-    all_fibers.push_back(fiber);
     return fiber;
+}
+
+Fiber* take_fiber() { return free_count ? free_fibers[--free_count] : new_fiber(); }
+
+void free_all_fibers() {
+    for (free_count = 0; free_count < fiber_count; free_count++) free_fibers[free_count] = &fibers[free_count];
+}
+
+// Leaves the kernel for good: back to emulator_launch, or, beside a sanitizer, out of the process.
+[[noreturn]] void give_up(Fiber& from, const std::string& why) {
+    if (SANITIZED) {
+        const std::string line = std::string("emulator: ") + kernel->name + ": " + why + "\n";
+        if (write(2, line.data(), line.size()) < 0) _exit(4);
+        _exit(3);
+    }
+    message = why;
+    failed = true;
+    switch_to(from, machine);
+    std::abort();
 }
 
 // ---- scheduling
@@ -336,10 +356,7 @@ std::string list_of(const std::vector<int>& numbers) {  // 0-31, 40
     for (const Group& group : groups) all += "; threads " + list_of(group.members) + " wait in " + group.what;
     if (!done.empty()) all += "; threads " + list_of(done) + " have exited";
     all += text(" (block %u,%u,%u)", blockIdx.x, blockIdx.y, blockIdx.z);
-    message = all;
-    failed = true;
-    switch_to(from, machine);
-    std::abort();
+    give_up(from, all);
 }
 
 void enter(int thread) {
@@ -389,7 +406,7 @@ void fiber_main() {
         Fiber* mine = threads[current].fiber;
         threads[current].fiber = nullptr;
         thread_done();
-        if (!STACK_EACH) free_fibers.push_back(mine);  // taken again at once where the next thread is a fresh one
+        if (!STACK_EACH) free_fibers[free_count++] = mine;  // taken again at once where the next thread is a fresh one
         run_next(*mine);
     }
 }
@@ -593,8 +610,7 @@ void start_block() {
     for (int t = 0; t < total; t++) {
         Thread& thread = threads[t];
         thread.state = State::FRESH;
-        if (!thread.copies.empty() || !thread.groups.empty()) thread.copies.clear(), thread.groups.clear();
-        thread.open = 0;
+        thread.copies_begin = thread.copies_end = thread.groups_begin = thread.groups_end = thread.open = 0;
     }
     ready_warps = 0;
     for (int w = 0; w * LANES < total; w++) {
@@ -630,7 +646,7 @@ void run_block() {
     enter(first);
     switch_to(machine, *threads[first].fiber);
     if (!failed) check_guards();
-    if (STACK_EACH) free_fibers = all_fibers;
+    if (STACK_EACH) free_all_fibers();
 }
 
 void run_blocks() {
@@ -679,6 +695,8 @@ void set_up() {
     dynamic_shared = shared_memory + (SANITIZED ? 0 : GUARD_BYTES);
 #ifdef EMULATOR_THREAD
     machine.tsan = __tsan_get_current_fiber();
+    while (fiber_count < total) new_fiber();
+    free_all_fibers();
 #endif
 }
 
@@ -689,10 +707,7 @@ void set_up() {
 extern "C" {
 
 void emulator_fail(const char* what, const char* file, int line) {
-    message = text("%s at %s:%d", what, base_name(file), line) + where();
-    failed = true;
-    switch_to(*threads[current].fiber, machine);
-    std::abort();
+    give_up(*threads[current].fiber, text("%s at %s:%d", what, base_name(file), line) + where());
 }
 
 void* emulator_dynamic_shared() { return dynamic_shared; }
@@ -786,23 +801,22 @@ void emulator_copy(void* to, const void* from, unsigned bytes, bool valid) {
         land(copy);
         return;
     }
-    thread.copies.push_back(copy);
+    if (thread.copies_end - thread.copies_begin == MOST_COPIES) emulator_fail("too many copies in flight: wait for some", "cp.async", 0);
+    thread.copies[thread.copies_end++ % MOST_COPIES] = copy;
     thread.open++;
 }
 
 void emulator_copy_commit() {
     Thread& thread = threads[current];
-    thread.groups.push_back(thread.open);
+    if (thread.groups_end - thread.groups_begin == MOST_COPIES) emulator_fail("too many groups of copies in flight: wait for some", "cp.async", 0);
+    thread.groups[thread.groups_end++ % MOST_COPIES] = thread.open;
     thread.open = 0;
 }
 
 void emulator_copy_wait(int groups) {
     Thread& thread = threads[current];
-    std::size_t landed = 0, ended = 0;
-    for (; thread.groups.size() - ended > std::size_t(groups); ended++)
-        for (std::size_t i = 0; i < thread.groups[ended]; i++) land(thread.copies[landed++]);
-    thread.copies.erase(thread.copies.begin(), thread.copies.begin() + long(landed));
-    thread.groups.erase(thread.groups.begin(), thread.groups.begin() + long(ended));
+    for (; thread.groups_end - thread.groups_begin > unsigned(groups); thread.groups_begin++)
+        for (unsigned i = thread.groups[thread.groups_begin % MOST_COPIES]; i; i--) land(thread.copies[thread.copies_begin++ % MOST_COPIES]);
 }
 
 // Called by code that is compiled with -fsanitize=alignment, before an access that is not aligned for its type.
@@ -831,8 +845,8 @@ int emulator_launch(const EmulatorLibrary* of, const EmulatorKernel* which, cons
     }
     std::free(shared_memory);
     if (failed) {  // the fibers stand somewhere inside the kernel
-        for (Fiber* fiber : all_fibers) prepare(*fiber);
-        free_fibers = all_fibers;
+        for (int i = 0; i < fiber_count; i++) prepare(fibers[i]);
+        free_all_fibers();
         std::snprintf(report, size, "%s: %s", kernel->name, message.c_str());
     }
     return failed;
