@@ -5,8 +5,9 @@
 
 Regret is the time of the row that auto picks over that of the fastest, medians of interleaved samples of verified
 cases, in a worker as in every run. Rows predicted to be more than 3 times slower than the pick are not timed, but for
-every eighth problem, where all are; how often one of those was the best is printed. Problems that do not fit into
-memory are left out with a sentence. FILE holds one line a problem; a second call goes on where the first stopped.
+every eighth problem, where all are, also those that auto never takes (all but PyTorch and the naive loops); how often
+one of those was the best is printed. Problems that do not fit into memory are left out with a sentence. FILE holds one
+line a problem; a second call goes on where the first stopped.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ NETWORKS = ("vgg16", "resnet50", "googlenet", "deepbench_training")
 HOPELESS = 3.0  # times the pick's predicted time
 ALL_EVERY = 8  # problems: one in so many times every row
 QUICK_EVERY = 5
+NEVER_TIMED = ("torch", "direct_naive_numba")
 SHARE_S = 30.0
 POLICY = replace(calibrate.POLICY, workspace_limit_bytes=2**32)
 
@@ -71,6 +73,8 @@ def rows_to_time(case: ProblemCase, rows: list[str], everything: bool) -> tuple[
     known = {name: p.ns for name, p in found.items() if p.ns is not None}
     limit = HOPELESS * known.get(choice.name, float("inf"))
     names = [n for n in found if everything or n == choice.name or known.get(n, 0.0) <= limit]
+    if everything:
+        names += [n for n in calibrate.NOT_CANDIDATES if n not in (*names, *NEVER_TIMED)]
     return choice.name, names, known, choice.reason
 
 
@@ -149,7 +153,7 @@ def analyse(lines: list[dict[str, Any]]) -> None:
         if line["everything"]:
             known = line["predicted"]
             tested += 1
-            surprises += known.get(best, 0.0) > HOPELESS * known.get(pick, float("inf"))
+            surprises += best not in known or known[best] > HOPELESS * known.get(pick, float("inf"))
     everything = [r for values in by_network.values() for r in values]
     if not everything:
         print("nothing was measured")
@@ -160,7 +164,7 @@ def analyse(lines: list[dict[str, Any]]) -> None:
         text += f"worst {max(values):.2f}, auto picked the fastest in {sum(v == 1 for v in values)}"
         others = vendor[name] if name in vendor else [v for values in vendor.values() for v in values]
         print(text + (f"; always onednn {geomean_ci(others).value:.2f}, worst {max(others):.2f}" if others else ""))
-    print(f"rows predicted over {HOPELESS:g} times slower than the pick: the best in {surprises} of {tested} tests")
+    print(f"rows without prediction or one over {HOPELESS:g} times the pick: the best in {surprises} of {tested} tests")
     print("the worst ten")
     for regret, line, best in sorted(table, key=lambda t: -t[0])[:10]:
         times, known, pick = line["ns"], line["predicted"], line["pick"]

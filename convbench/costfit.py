@@ -25,6 +25,7 @@ SIMPLE = 1.0  # how much a fit is drawn to that of three terms: a call, all oper
 FAMILY = 0.1  # how much a fit is drawn to that of its family
 UNGROUPED = 0.1  # how much a fit with groups is drawn to that without
 ONE_THREAD = 3.0  # how much a fit at several threads is drawn to that at one
+FOLDS = 10  # of cross-validation, each with its part of the shapes
 REACHES, PULLS = (0.6, 1.0, 1.6, 2.5), (0.03, 0.1, 0.3)
 
 
@@ -145,6 +146,26 @@ def _means(at: list[int], logs: np.ndarray) -> dict[int, float]:
     for point, value in zip(at, logs, strict=True):
         sums.setdefault(point, []).append(float(value))
     return {point: sum(v) / len(v) for point, v in sums.items()}
+
+
+def left_out_regrets(cases: Iterable[Measured], folds: int = FOLDS) -> dict[tuple[Problem, str, int], float]:
+    """Cross-validation: time of the row picked over that of the fastest, by (problem, weights, threads).
+
+    Each problem is judged by a model that has not seen its shape in any pass, layout or thread count.
+    """
+    cases = list(cases)
+    shapes = list(dict.fromkeys(c.problem.shape for c in cases))
+    regrets = {}
+    for fold in range(min(folds, len(shapes))):
+        held = set(shapes[fold::folds])
+        model = fit_model((c for c in cases if c.problem.shape not in held), machine="", measured="", env_id="")
+        times: dict[tuple[Problem, str, int], dict[str, tuple[float, float]]] = {}
+        for c in (c for c in cases if c.problem.shape in held):
+            known = model.predict_from(c.row, c.executed_flops, c.problem, c.weights, c.threads)
+            times.setdefault((c.problem, c.weights, c.threads), {})[c.row] = (known or math.inf, c.ns)
+        for key, rows in times.items():
+            regrets[key] = min(rows.values())[1] / min(ns for _, ns in rows.values())
+    return regrets
 
 
 def left_out_errors(model: Model, reach: float, pull: float) -> np.ndarray:

@@ -143,15 +143,22 @@ class Model:
 
     def predict(self, row: Implementation, problem: Problem, weights: str, threads: int) -> float | None:
         """Nanoseconds of one call, or None where this row and setting were not calibrated."""
+        if self.threads_for(row.name, setting_of(problem), threads) is None:
+            return None
+        return self.predict_from(row.name, row.executed_flops(problem), problem, weights, threads)
+
+    def predict_from(
+        self, row: str, executed_flops: Mapping[str, float], problem: Problem, weights: str, threads: int
+    ) -> float | None:
+        """The same, of a row's name and the operations that it executes."""
         setting = setting_of(problem)
-        near = self.threads_for(row.name, setting, threads)
+        near = self.threads_for(row, setting, threads)
         if near is None:
             return None
-        flops = row.executed_flops(problem)
-        terms, place = features(problem, weights, flops), coordinates(problem, weights)
-        ns = self.time_of(self.corrected(row.name, setting, near), terms, place)
+        terms, place = features(problem, weights, executed_flops), coordinates(problem, weights)
+        ns = self.time_of(self.corrected(row, setting, near), terms, place)
         peak = self.peaks.get(near)
-        return ns if peak is None else max(ns, sum(flops.values()) / peak)
+        return ns if peak is None else max(ns, sum(executed_flops.values()) / peak)
 
     def corrected(self, row: str, setting: str, threads: int) -> Fit:
         """The fit of a calibrated row; points that were seen at one thread only have their residuals of there."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from typing import Any
 
 from convbench.descriptor import Entry, print_descriptor
@@ -125,6 +127,12 @@ def calibration_text(learnt: Any) -> str:
         body.append([row, setting, str(threads), str(len(fit.residuals)), rate, *errors_of(model, fit)])
     head = ["algorithm", "setting", "threads", "cases", "GFLOP/s of products", "error of the sum", "with neighbours"]
     lines = [table(head, body), "", "errors: median |measured / predicted - 1|, a case's own measurement left out"]
+    if learnt.regrets:
+        mean = math.exp(statistics.fmean(map(math.log, learnt.regrets)))
+        lines.append(
+            f"picks for shapes that were left out of the fit: {mean:.3f} times the fastest row's time (geometric mean "
+            f"of {len(learnt.regrets)} problems), {max(learnt.regrets):.2f} at worst"
+        )
     lines += [f"not a candidate: {name}: {why}" for name, why in sorted(learnt.skipped.items())]
     lines += [f"failed: {sentence}" for sentence in learnt.failed]
     if learnt.left_out:

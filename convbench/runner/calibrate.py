@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from convbench import costmodel, environment, probe
-from convbench.costfit import Measured, fit_model
+from convbench.costfit import Measured, fit_model, left_out_regrets
 from convbench.descriptor import parse_descriptor, print_descriptor
 from convbench.errors import OutputError, WorkerFailed
 from convbench.problem import Pass, Problem
@@ -73,10 +73,10 @@ NOT_CANDIDATES = {
 SHAPES = (
     # 3x3, from images to deep layers, one and several at a time, long and narrow ones
     "mb1ic224ih28oc224kh3ph1", "mb1ic24ih28oc40kh3ph1", "mb1ic480ih14oc512kh3ph1", "mb1ic64ih120oc64kh3ph1",
-    "mb1ic512ih7oc480kh3ph1", "mb2ic3ih200oc64kh3ph1", "mb1ic64ih56oc80kh3ph1", "mb8ic128ih14oc192kh3ph1",
+    "mb1ic512ih7oc480kh3ph1", "mb4ic3ih120oc64kh3ph1", "mb1ic64ih56oc80kh3ph1", "mb8ic128ih14oc192kh3ph1",
     "mb4ic16ih24iw120oc32kh3ph1pw1", "mb8ic256ih7oc384kh3ph1", "mb1ic120ih104oc120kh3ph1", "mb4ic160ih28oc128kh3ph1",
     "mb4ic1ih48iw240oc16kh3ph1pw1", "mb4ic64ih6iw60oc112kh3ph1pw1", "mb1ic120ih14oc216kh3ph1",
-    "mb2ic192ih40iw84oc192kh3ph1pw1", "mb1ic128ih7oc240kh3ph1", "mb1ic3ih160oc32kh3ph1", "mb2ic208ih9oc288kh3ph1",
+    "mb2ic192ih40iw84oc192kh3ph1pw1", "mb1ic128ih7oc240kh3ph1", "mb1ic3ih200oc64kh3ph1", "mb2ic208ih9oc288kh3ph1",
     # 1x1
     "mb1ic64ih56oc96kh1ph0", "mb1ic500ih14oc24kh1ph0", "mb1ic960ih14oc256kh1ph0", "mb4ic64ih56oc240kh1ph0",
     "mb1ic2000ih7oc512kh1ph0", "mb1ic256ih52oc64kh1ph0", "mb8ic480ih7oc1920kh1ph0", "mb1ic200ih28oc16kh1ph0",
@@ -88,16 +88,16 @@ SHAPES = (
     # other strided ones
     "mb1ic128ih56oc120kh3sh2ph1", "mb1ic3ih200oc64kh7sh2ph3", "mb4ic3ih108oc60kh3sh2ph0", "mb1ic480ih14oc512kh3sh2ph1",
     "mb2ic192ih28oc224kh3sh2ph1",
-    "mb2ic1ih161iw600oc32kh5kw20sh2sw2ph0pw0", "mb2ic32ih79iw300oc32kh5kw10sh2sw2ph0pw0",
+    "mb2ic1ih161iw600oc32kh5kw20sh2sw2ph0pw0", "mb2ic32ih79iw200oc32kh5kw10sh2sw2ph0pw0",
     "mb4ic64ih40iw174oc120kh5sh2sw2ph1pw1", "mb8ic3ih200oc16kh7sh2ph3", "mb1ic240ih20iw84oc480kh5sh2sw2ph1pw1",
-    "mb6ic1ih150iw480oc64kh5sh2sw2ph1pw1", "mb2ic3ih128oc64kh5sh2ph2",
+    "mb4ic1ih120iw400oc64kh5sh2sw2ph1pw1", "mb2ic3ih128oc64kh5sh2ph2",
     # 5x5
     "mb1ic120ih30oc128kh5ph2", "mb1ic16ih28oc40kh5ph2", "mb2ic800ih7oc112kh5ph2", "mb1ic40ih14oc112kh5ph2",
     "mb8ic32ih28oc80kh5ph2", "mb8ic24ih14oc64kh5ph2", "mb1ic40ih7oc96kh5ph2",
     # large filters
     "mb1ic60ih32oc112kh9ph4", "mb1ic48ih32oc64kh13ph6", "mb1ic16ih32oc40kh27ph13", "mb1ic96ih40oc120kh7ph3",
     # depthwise, grouped, dilated
-    "mb1g40ic40ih100oc40kh3ph1", "mb1g384ic384ih14oc384kh3ph1", "mb1g144ic144ih56oc144kh3sh2ph1",
+    "mb1g48ic48ih64oc48kh3ph1", "mb1g384ic384ih14oc384kh3ph1", "mb1g144ic144ih56oc144kh3sh2ph1",
     "mb1g96ic96ih32oc96kh31ph15", "mb4g192ic192ih28oc192kh5ph2",
     "mb1g64ic64ih48oc64kh13ph6", "mb1g32ic256ih28oc256kh3ph1", "mb1g2ic96ih27oc240kh5ph2", "mb1ic64ih32oc64kh3dh1ph2",
 )  # fmt: skip
@@ -106,7 +106,10 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Learnt:
-    """What a calibration came to. skipped: row -> why it is not a candidate; left_out: problems for want of time."""
+    """What a calibration came to. skipped: row -> why it is not a candidate; left_out: problems for want of time.
+
+    regrets: what the model's picks would lose on problems whose shape it had not seen (`costfit.left_out_regrets`).
+    """
 
     model: costmodel.Model
     path: Path
@@ -115,6 +118,7 @@ class Learnt:
     left_out: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    regrets: list[float] = field(default_factory=list)
 
 
 def calibrate(tell: Tell, minutes: float = MINUTES, shapes: Iterable[str] = SHAPES) -> Learnt:
@@ -153,9 +157,10 @@ def calibrate(tell: Tell, minutes: float = MINUTES, shapes: Iterable[str] = SHAP
     if not model.fits:
         raise WorkerFailed(f"nothing could be measured: {'; '.join(state.failed[:3]) or 'no row is available'}")
     path = costmodel.save(model)
+    regrets = list(left_out_regrets(journal.measured()).values())
     journal.remove()
     seconds = time.monotonic() - started
-    return Learnt(model, path, len(journal.entries), seconds, left_out, skipped, state.failed)
+    return Learnt(model, path, len(journal.entries), seconds, left_out, skipped, state.failed, regrets)
 
 
 def candidates(listing: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:

@@ -4,6 +4,7 @@ import json
 import math
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from convbench.registry import Implementation
 from convbench.resources import folder
 from convbench.runner import calibrate
 from convbench.runner.calibrate import Journal
+from convbench.runner.plan import RunPlan
 from convbench.shapes import load_shapes
 from convbench.suite import ProblemCase
 
@@ -164,6 +166,45 @@ class TestFit:
         few = measured([(PROBLEM, "raw"), (replace(PROBLEM, layout="nhwc"), "raw")])
         assert costfit.fit_model(few, machine="", measured="", env_id="").fits == {}
 
+    def test_a_row_with_few_cases_leans_on_its_family(self):
+        """Four cases with many channels and the family's other row tell what an image of three channels costs."""
+        sizes = [(c, h, k) for c in (3, 64, 256) for h in (14, 56) for k in (32, 96)]
+        shapes = [ConvShape.make(1, c, h, h, k, 3, 3, padding=1) for c, h, k in sizes]
+        known = [Measured("winograd_a_simd", p, "raw", 1, law(FAST, p, "raw"), FAST.executed_flops(p))
+                 for p in map(Problem, shapes)]  # fmt: skip
+        deep = [replace(c, row="winograd_b_simd", ns=1.2 * c.ns) for c in known if c.problem.shape.c == 256]
+        strange = [replace(c, row="toy_b_simd") for c in deep]
+        model = costfit.fit_model([*known, *deep, *strange], machine="", measured="", env_id="")
+        case = known[1]  # three channels, K = 96, 14 x 14
+        errors = {
+            name: abs(math.log(model.predict_from(name, case.executed_flops, case.problem, "raw", 1) / (1.2 * case.ns)))
+            for name in ("winograd_b_simd", "toy_b_simd")
+        }
+        assert errors["winograd_b_simd"] < 0.3 and errors["winograd_b_simd"] < errors["toy_b_simd"]
+
+    def test_problems_seen_at_one_thread_correct_the_others_too(self, model):
+        key = (DIRECT.name, "fwd", 4)
+        few = dict.fromkeys(list(model.fits[key].residuals)[:2], 0.5)
+        fits = model.fits | {key: Fit(model.fits[key].coefficients, few)}
+        both = replace(model, fits=fits).corrected(*key)
+        alone = model.fits[DIRECT.name, "fwd", 1].residuals
+        assert both.residuals == {**alone, **few} and both.coefficients == model.fits[key].coefficients
+
+    def test_no_prediction_promises_more_than_the_peak(self, model):
+        slow = replace(model, peaks={1: 10.0})
+        assert slow.predict(DIRECT, PROBLEM, "raw", 1) == sum(DIRECT.executed_flops(PROBLEM).values()) / 10
+        assert model.predict(DIRECT, PROBLEM, "raw", 1) < slow.predict(DIRECT, PROBLEM, "raw", 1)
+
+    def test_cross_validation_judges_each_problem_once(self):
+        known = measured(list(cases(calibrate.SHAPES[:24])))
+        regrets = costfit.left_out_regrets(known, folds=6)
+        assert set(regrets) == {(c.problem, c.weights, c.threads) for c in known}
+        assert min(regrets.values()) == 1 and math.prod(regrets.values()) ** (1 / len(regrets)) < 1.1
+        upside_down = [replace(c, ns=1e15 / c.ns) if c.problem.shape == known[0].problem.shape else c for c in known]
+        worse = costfit.left_out_regrets(upside_down, folds=6)
+        first = known[0].problem, known[0].weights, 1
+        assert worse[first] > 1.5 > regrets[first]  # what was held back did not teach its own judge
+
     def test_a_thread_count_in_between_takes_the_nearest(self, model):
         at = {t: model.predict(DIRECT, PROBLEM, "raw", t) for t in (1, 3, 4, 64)}
         assert at[3] == at[4] == at[64] < at[1]
@@ -176,9 +217,13 @@ class TestFeatures:
         assert found["multiply"] == 72 * 49 * 64 * 64 / 1e3
         assert found["filter transform"] == 100 * 64 * 64 / 1e3
         assert found["bytes of raw filter"] == 64 * 64 * 9 * 4 / 1e3
+        assert found["filter read"] == found["filter transform"]
         assert found["bytes, nchw"] == 2 * 64 * 28 * 28 * 4 / 1e3
         packed = dict(zip(FEATURES, features(PROBLEM, "packed", FAST.executed_flops(PROBLEM)), strict=True))
         assert packed["filter transform"] == packed["bytes of raw filter"] == 0
+        assert packed["filter read"] == found["filter read"]
+        direct = dict(zip(FEATURES, features(PROBLEM, "packed", DIRECT.executed_flops(PROBLEM)), strict=True))
+        assert direct["filter read"] == found["bytes of raw filter"]
 
     @pytest.mark.parametrize("name", ["transform_in", "input_transform", "transform_input"])
     def test_the_names_that_rows_give_their_phases(self, name):
@@ -417,6 +462,34 @@ class TestCalibration:
         assert rows == {"direct_simd": "s"}
         assert skipped["a_mkl"] == "a_mkl needs mkl" and set(skipped) == {"torch", "a_mkl", "b_cuda", "c_numpy"}
 
+    def test_a_slow_row_is_verified_and_not_sampled(self, monkeypatch):
+        case = ProblemCase(PROBLEM, "raw", 1, "hot", 0)
+        names = ["a", "b", "c", "d"]
+        plan = RunPlan({"name": "calibration"}, [case], names, [], calibrate.POLICY)
+        run = calibrate.CalibrationRun(plan, case, types.SimpleNamespace(memory_bytes=2**30), 6.0, lambda *_: None)
+        for name, ns in (("a", 100), ("b", 240), ("c", 260)):
+            run.progress[name].facts = {"first_run_ns": ns, "workspace_bytes": 0}
+        run.progress["d"].end("wrong", "d: wrong")
+        assert run._groups() == [["a", "b"]]
+        assert run.progress["c"].status == "not_reached" and "times slower" in run.progress["c"].reason
+        assert run.not_sampled() == {"c": 260.0}
+
+    def test_the_oracle_is_kept_for_the_same_numbers_only(self):
+        one = ProblemCase(replace(PROBLEM, layout="nchw"), "raw", 1, "hot", 0)
+        other = ProblemCase(replace(PROBLEM, layout="nhwc"), "packed", 1, "hot", 0)
+        assert calibrate.same_numbers(one, other)
+        assert not calibrate.same_numbers(one, replace(other, problem=replace(PROBLEM, pass_=Pass.BACKWARD_DATA)))
+        session = calibrate.OracleKeeper({"implementations": [], "broken": [], "skip": {}}, "", {})
+        with session:
+            kept = Path(session._cache.name) / "oracle.npz"
+            kept.touch()
+            session.keep = True
+            session.drop(1, oracle=True)
+            assert kept.exists()
+            session.keep = False
+            session.drop(1, oracle=True)
+            assert not kept.exists()
+
     SMALL = ("mb1ic8ih10oc16kh3ph1", "mb1ic16ih9oc8kh1ph0", "mb1ic4ih12oc8kh5ph2")
 
     @pytest.fixture
@@ -439,7 +512,9 @@ class TestCalibration:
         assert {key[0] for key in learnt.model.fits} == {"direct_simd", "kn2row_numpy"}
         assert {key[1] for key in learnt.model.fits} == {"fwd", "bwd_data", "bwd_weights"}
         assert said and learnt.path.is_file() and not list(home.rglob("*.jsonl"))
+        assert len(learnt.regrets) == 12 and min(learnt.regrets) >= 1
         text = listing.calibration_text(learnt)
+        assert "picks for shapes that were left out of the fit" in text and "geometric mean of 12 problems" in text
         assert str(learnt.path) in text and "direct_simd" in text and "not a candidate: torch" in text
         foresight.forget()
         choice = choices.choose(PROBLEM)
