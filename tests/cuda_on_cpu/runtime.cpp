@@ -664,6 +664,7 @@ void run_blocks() {
         blockIdx.z = unsigned(b / launch->grid[0] / launch->grid[1]);
         run_block();
     }
+    acquire(&launch_sync);
 }
 
 std::string refusal() {  // what a GPU would refuse to launch
