@@ -194,7 +194,7 @@ class EmulatedContext:
         environment = {
             "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0:exitcode=66:abort_on_error=0",
             "UBSAN_OPTIONS": "print_stacktrace=0",
-            "TSAN_OPTIONS": "halt_on_error=1:exitcode=66:report_signal_unsafe=0",
+            "TSAN_OPTIONS": "halt_on_error=1:exitcode=66:report_signal_unsafe=0:atexit_sleep_ms=0",
         }
         done = subprocess.run(
             [str(build.driver(self.sanitizer))], input=description, capture_output=True, text=True, check=False,
