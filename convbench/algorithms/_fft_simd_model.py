@@ -8,7 +8,8 @@ from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from convbench.algorithms._fft_simd_plan import CACHE_BYTES, Plan, up
+from convbench.algorithms._fft_simd_plan import CACHE_BYTES, Plan
+from convbench.algorithms._fft_simd_tiling import up
 from convbench.problem import Pass, Problem
 
 if TYPE_CHECKING:

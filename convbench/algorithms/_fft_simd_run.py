@@ -9,7 +9,8 @@ import numpy as np
 from convbench.algorithms import _fft_simd as loops
 from convbench.algorithms import _fft_simd_columns as columns
 from convbench.algorithms import _fft_simd_weights as of_weights
-from convbench.algorithms._fft_simd_plan import PAD, Plan, Side
+from convbench.algorithms._fft_simd_plan import PAD, Plan
+from convbench.algorithms._fft_simd_tiling import Side
 from convbench.algorithms._simd import address_of
 from convbench.problem import Pass
 from convbench.registry import Context
