@@ -19,11 +19,11 @@ import numpy as np
 from convbench.costmodel import FEATURES, Fit, Model, coordinates, features, setting_of, without_groups
 from convbench.problem import Problem
 
-LEAST_POINTS, LEAST_LEANING = 3, 2  # measured cases below which there is no fit; where it leans on another
+LEAST_POINTS, LEAST_LEANING = 3, 1  # measured cases below which there is no fit; where it leans on another
 ROUNDS = 6  # of reweighting: relative errors above and below count alike
 SIMPLE = 1.0  # how much a fit is drawn to that of three terms: a call, all operations at one rate, all bytes at one
 FAMILY = 0.1  # how much a fit is drawn to that of its family
-UNGROUPED = 0.1  # how much a fit with groups is drawn to that without
+UNGROUPED = 0.3  # how much a fit with groups is drawn to that without
 ONE_THREAD = 3.0  # how much a fit at several threads is drawn to that at one
 FOLDS = 10  # of cross-validation, each with its part of the shapes
 REACHES, PULLS = (0.6, 1.0, 1.6, 2.5), (0.03, 0.1, 0.3)

@@ -94,13 +94,16 @@ def _kind(phase: str) -> str:
 
 
 def setting_of(problem: Problem) -> str:
-    """The pass, and whether there are groups: what has coefficients of its own."""
-    return str(problem.pass_) if problem.shape.groups == 1 else f"{problem.pass_}, groups"
+    """The pass, and whether there are groups, of one channel or several: what has coefficients of its own."""
+    s = problem.shape
+    if s.groups == 1:
+        return str(problem.pass_)
+    return f"{problem.pass_}, depthwise" if s.cg == 1 else f"{problem.pass_}, groups"
 
 
 def without_groups(setting: str) -> str:
     """The setting of the same pass for problems without groups."""
-    return setting.removesuffix(", groups")
+    return setting.split(",")[0]
 
 
 def coordinates(problem: Problem, weights: str) -> tuple[float, ...]:
