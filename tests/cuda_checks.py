@@ -24,6 +24,7 @@ from convbench.cuda.program import (
     Struct,
     Transform,
     Zero,
+    buffers_of,
 )
 from convbench.errors import ConvbenchError
 from convbench.problem import ConvShape, Problem
@@ -128,6 +129,8 @@ class ProgramChecker:
             if isinstance(step, Launch):
                 found += self._launch_findings(step)
         found += [f"{name!r} is touched by no step" for name in sizes.keys() - touched - {"a", "b"}]
+        early = {name for step in program.filter_steps for name in buffers_of(step)} & {"a", "out"}
+        found += [f"{name!r} is touched by a step that only turns the filter into workspace" for name in sorted(early)]
         return found
 
     def _launch_findings(self, launch: Launch) -> list[str]:

@@ -162,3 +162,9 @@ def test_workspace_that_nobody_touches_is_caught(folder):
     assert _findings(folder, spare=Buffer((4,))) == ["'spare' is touched by no step"]
     assert "workspace 'spare': dtype float8" in _findings(folder, spare=Buffer((4,), "float8"))
     assert any("has the name of an operand" in s for s in _findings(folder, out=Buffer((256,))))
+
+
+def test_operands_in_the_filters_steps_are_caught(folder):
+    program = Program((FILL,), (Product(At("a"), At("b"), At("out"), 1, 1, 1, 1, 1, 1),))
+    found = ProgramChecker(A100, folder).findings(program, PROBLEM)
+    assert [f.split(" is touched by a step that only")[0] for f in found] == ["'a'", "'out'"]
