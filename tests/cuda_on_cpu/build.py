@@ -30,7 +30,10 @@ VARIANTS = {
         ("-DEMULATOR_ADDRESS",),
     ),
     "thread": (("-fsanitize=thread",), ("-DEMULATOR_THREAD",)),
+    # as plain, with the fibers that other processors than x86-64 get
+    "ucontext": (("-fsanitize=alignment", "-fno-sanitize-recover=all"), ("-DEMULATOR_UCONTEXT",)),
 }  # fmt: skip
+IN_PROCESS = ("plain", "ucontext")
 # No contraction: a product and a sum round twice unless the kernel says fmaf. Variables without a value hold a pattern
 # that is a huge float, so that forgetting to set one shows.
 COMMON = ("-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-fvisibility=hidden")
@@ -110,10 +113,10 @@ def _touched(path: Path) -> bool:
 
 
 @functools.cache
-def runtime(sanitizer: str = "plain", extra: tuple[str, ...] = ()) -> Path:
+def runtime(sanitizer: str = "plain") -> Path:
     """The runtime as a shared library."""
     source = HERE / "runtime.cpp"
-    flags = (*COMMON, *machine_flags(), "-O3", *VARIANTS[sanitizer][1], *extra)
+    flags = (*COMMON, *machine_flags(), "-O3", *VARIANTS[sanitizer][1])
     path = cache_folder() / f"runtime-{sanitizer}-{_key(source, HERE / 'emulator.h', HERE / 'launch.h', flags)}.so"
     if not _touched(path):
         _compile(path, [*flags, "-fvisibility=default", "-shared", str(source)])
@@ -228,7 +231,7 @@ class LaunchStruct(ctypes.Structure):
     """EmulatorLaunch of launch.h."""
 
     _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared_bytes", ctypes.c_uint),
-                ("shared_limit", ctypes.c_uint), ("order", ctypes.c_uint)]  # fmt: skip
+                ("shared_limit", ctypes.c_uint), ("seconds", ctypes.c_uint), ("order", ctypes.c_uint)]  # fmt: skip
 
 
 @functools.cache
@@ -245,9 +248,9 @@ def load(path: Path) -> tuple[ctypes.POINTER(Library), dict[str, ctypes.POINTER(
 
 
 @functools.cache
-def launcher(extra: tuple[str, ...] = ()) -> ctypes._NamedFuncPointer:
-    """emulator_launch of the plain runtime."""
-    handle = ctypes.CDLL(str(runtime("plain", extra)))
+def launcher(variant: str = "plain") -> ctypes._NamedFuncPointer:
+    """emulator_launch of a runtime that works in this process."""
+    handle = ctypes.CDLL(str(runtime(variant)))
     function = handle.emulator_launch
     function.restype = ctypes.c_int
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(LaunchStruct), ctypes.c_void_p,

@@ -34,6 +34,7 @@ GUARD_BYTES = 4096
 POISON = 0xFF  # NaN in every float type
 ADDR_NO_RANDOMIZE = 0x0040000
 SANITIZER_SECONDS = 240
+KERNEL_SECONDS = 100
 
 
 class EmulationError(RuntimeError):
@@ -61,17 +62,20 @@ class EmulatedContext:
     """Context of one plan on the emulated GPU.
 
     order: of threads and blocks (0 ascending, 1 descending, others random with this seed). sanitizer: "plain",
-    "address" or "thread"; the latter two run every launch in a process of their own.
+    "address" or "thread"; the latter two run launches in a process of their own. seconds: after which a kernel is
+    ended.
     """
 
     xp = np
     stream = None
 
-    def __init__(self, threads: int = 1, gpu: Gpu = H200, order: int = 0, sanitizer: str = "plain") -> None:
+    def __init__(self, threads: int = 1, gpu: Gpu = H200, order: int = 0, sanitizer: str = "plain",
+                 seconds: int = KERNEL_SECONDS) -> None:  # fmt: skip
         self.threads = threads
         self.gpu = gpu
         self.order = order
         self.sanitizer = sanitizer
+        self.seconds = seconds
         self.workspace_bytes = 0
         self.launches = 0
         self.notes: dict[str, str] = {}
@@ -128,7 +132,7 @@ class EmulatedContext:
         for step in steps:
             if isinstance(step, Launch):
                 self.launches += 1
-                if self.sanitizer == "plain":
+                if self.sanitizer in build.IN_PROCESS:
                     self._launch(step, buffers)
                 else:
                     pending.append(step)
@@ -150,15 +154,17 @@ class EmulatedContext:
                 raise EmulationError(f"a write outside a workspace buffer of {end - start} bytes")
 
     def _launch(self, step: Launch, buffers: Mapping[str, np.ndarray]) -> None:
-        library, kernels = build.load(build.build(step.file, step.defines))
+        library, kernels = build.load(build.build(step.file, step.defines, self.sanitizer))
         kernel = _kernel_of(step, kernels)
         held = [_packed(argument, buffers) for argument in step.arguments]
         _check_signature(step, kernel.contents.signature.decode())
         arrays = [ctypes.create_string_buffer(value, len(value)) for value in held]
         values = (ctypes.c_void_p * max(len(arrays), 1))(*[ctypes.addressof(a) for a in arrays])
-        how = build.LaunchStruct(step.grid, step.block, step.shared_bytes, self.gpu.shared_bytes, self.order)
+        how = build.LaunchStruct(
+            step.grid, step.block, step.shared_bytes, self.gpu.shared_bytes, self.seconds, self.order
+        )
         message = ctypes.create_string_buffer(4000)
-        if build.launcher()(library, kernel, ctypes.byref(how), values, message, len(message)):
+        if build.launcher(self.sanitizer)(library, kernel, ctypes.byref(how), values, message, len(message)):
             raise EmulationError(message.value.decode(errors="replace"))
 
     # ---- launches in a process of their own
@@ -365,12 +371,14 @@ def launch(
     file: str | Path, kernel: str, grid: tuple[int, int, int], block: tuple[int, int, int],
     arguments: Sequence[np.ndarray | Struct | Long | Float | int], shared_bytes: int = 0,
     defines: Mapping[str, int | str] | None = None, order: int = 0, sanitizer: str = "plain", gpu: Gpu = H200,
+    seconds: int = KERNEL_SECONDS,
 ) -> None:  # fmt: skip
     """One kernel on arrays, which it changes: for tests of single kernels."""
     buffers = {f"array{i}": value for i, value in enumerate(arguments) if isinstance(value, np.ndarray)}
     given = tuple(At(f"array{i}") if isinstance(v, np.ndarray) else v for i, v in enumerate(arguments))
     step = Launch(str(file), kernel, grid, block, given, shared_bytes, tuple((defines or {}).items()))
-    EmulatedContext(gpu=gpu, order=order, sanitizer=sanitizer)._execute((step,), Program((step,)), buffers)
+    context = EmulatedContext(gpu=gpu, order=order, sanitizer=sanitizer, seconds=seconds)
+    context._execute((step,), Program((step,)), buffers)
 
 
 __all__ = ["ITEM_BYTES", "Buffer", "EmulatedContext", "EmulationError", "SanitizerError", "launch"]

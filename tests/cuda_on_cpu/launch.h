@@ -20,6 +20,7 @@ struct EmulatorLaunch {
     unsigned grid[3], block[3];
     unsigned shared_bytes;  // dynamic
     unsigned shared_limit;  // of one block, dynamic and static together
+    unsigned seconds;       // of the processor's time, after which a kernel is ended (plain builds)
     unsigned order;         // of threads and blocks: 0 ascending, 1 descending, others random with this seed
 };
 

@@ -333,7 +333,7 @@ std::string list_of(const std::vector<int>& numbers) {  // 0-31, 40
         std::vector<int> members;
     };
     std::vector<Group> groups;
-    bool at_barrier = false, in_warp = false;
+    bool at_barrier = false, in_warp = false, tiles = false;
     std::vector<int> done;
     for (int t = 0; t < total; t++) {
         const Thread& thread = threads[t];
@@ -343,6 +343,7 @@ std::string list_of(const std::vector<int>& numbers) {  // 0-31, 40
         }
         at_barrier |= thread.state == State::AT_BARRIER, in_warp |= thread.state == State::IN_WARP;
         const Warp& warp = warps[t / LANES];
+        tiles |= thread.state == State::IN_WARP && int(warp.op[t % LANES]) >= int(Op::LDMATRIX);
         std::string what = thread.state == State::AT_BARRIER ? "__syncthreads" : OP_NAMES[int(warp.op[t % LANES])];
         if (thread.state == State::IN_WARP) what += text(" with mask %08x", warp.mask[t % LANES]);
         what += text(" at %s:%d", base_name(thread.place.file), thread.place.line);
@@ -353,6 +354,7 @@ std::string list_of(const std::vector<int>& numbers) {  // 0-31, 40
     }
     std::string all = at_barrier && !in_warp && !done.empty() ? "__syncthreads after some threads of the block exited"
                                                               : "deadlock: a barrier that some threads do not reach";
+    if (tiles && !done.empty()) all = "mma and ldmatrix need all 32 lanes, and some have exited";
     for (const Group& group : groups) all += "; threads " + list_of(group.members) + " wait in " + group.what;
     if (!done.empty()) all += "; threads " + list_of(done) + " have exited";
     all += text(" (block %u,%u,%u)", blockIdx.x, blockIdx.y, blockIdx.z);
@@ -515,7 +517,8 @@ void carry_out(Warp& warp, Op op, unsigned lanes, int lane) {
 
 // Whether all lanes that `lane` waits for have arrived at the same place; if so, does what they came for.
 void complete(Warp& warp, int first, int lane) {
-    const unsigned lanes = warp.mask[lane] & warp.exist & ~warp.exited;
+    const bool needs_all = warp.op[lane] == Op::MMA || warp.op[lane] == Op::LDMATRIX;
+    const unsigned lanes = needs_all ? ~0u : warp.mask[lane] & warp.exist & ~warp.exited;
     if ((warp.waiting & lanes) != lanes) return;
     for (int l = 0; l < LANES; l++)
         if (lanes >> l & 1)
@@ -533,7 +536,7 @@ void meet(Op op, unsigned mask, int detail, const char* file, int line) {
     Warp& warp = warp_of_current();
     if (!(mask >> lane & 1)) emulator_fail(text("%s with mask %08x by lane %d, which is not in it", OP_NAMES[int(op)], mask, lane).c_str(), file, line);
     if ((op == Op::MMA || op == Op::LDMATRIX) && (warp.exist & ~warp.exited) != ~0u)
-        emulator_fail(text("%s needs all 32 lanes; some do not exist or have exited", OP_NAMES[int(op)]).c_str(), file, line);
+        emulator_fail(text("%s needs all 32 lanes, and some do not exist or have exited,", OP_NAMES[int(op)]).c_str(), file, line);
     threads[current].state = State::IN_WARP;
     threads[current].place = {file, line};
     warp.op[lane] = op, warp.mask[lane] = mask, warp.detail[lane] = detail;
@@ -563,7 +566,6 @@ bool is_shared(const void* place, std::size_t bytes) {
 
 sigjmp_buf out_of_fault;
 constexpr int FAULTS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGVTALRM};
-constexpr int MOST_SECONDS = 100;
 struct sigaction former[sizeof FAULTS / sizeof *FAULTS];
 stack_t former_stack;
 
@@ -588,7 +590,7 @@ void catch_faults() {
     action.sa_sigaction = on_fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     for (std::size_t i = 0; i < std::size(FAULTS); i++) sigaction(FAULTS[i], &action, &former[i]);
-    const itimerval limit{{0, 0}, {MOST_SECONDS, 0}};
+    const itimerval limit{{0, 0}, {long(launch->seconds), 0}};
     setitimer(ITIMER_VIRTUAL, &limit, nullptr);
 }
 

@@ -1,0 +1,111 @@
+"""implicit_gemm_cuda emulated: every way of loading, every tile, sums in parts, shapes that leave remainders everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from convbench import catalog
+from convbench.algorithms import _implicit_gemm_cuda as plans
+from convbench.algorithms import implicit_gemm_cuda as rows
+from convbench.algorithms._implicit_gemm_cuda import Cut, Geometry, cut_of
+from convbench.cuda.gpu import A100, H200, T4
+from convbench.problem import ConvShape, Pass, Problem
+from convbench.testing.conformance import PACKED_SHAPES, SHAPES
+from convbench.verify import Verifier
+from tests.cuda_on_cpu.emulated import EmulatedContext
+
+ROW = catalog.load().implementations["implicit_gemm_cuda"]
+make = ConvShape.make
+#: Rows, columns and sums past one tile, with remainders; channels that TAPS and QUADS take.
+LARGER = {
+    "past_tiles": make(2, 32, 11, 13, 148, 3, 3, padding=1),
+    "short_sum": make(1, 16, 9, 15, 132, 1, 1),
+    "strided": make(2, 16, 17, 15, 32, 3, 3, stride=2, padding=1),
+    "pointwise_strided": make(3, 32, 9, 9, 16, 1, 1, stride=2),
+    "stride_dilation": make(1, 16, 20, 22, 16, 3, 2, stride=(2, 3), padding=((3, 2), (0, 4)), dilation=(2, 3)),
+    "grouped": make(2, 64, 8, 9, 96, 3, 3, padding=1, groups=2),
+    "stride_4": make(1, 3, 31, 27, 16, 11, 11, stride=4, padding=2),
+}
+CASES = [(pass_, layout) for pass_ in Pass for layout in ("nchw", "nhwc")]
+
+
+def check(problem: Problem, order: int = 0, weights: str = "raw") -> None:
+    plan, verdict = Verifier(problem).verify(ROW, lambda: EmulatedContext(order=order), weights)
+    assert plan is not None, f"{problem}: {verdict.reason}"
+
+
+@pytest.mark.parametrize(("pass_", "layout"), CASES)
+def test_conformance_shapes(pass_, layout):
+    for number, (name, shape) in enumerate(SHAPES.items()):
+        problem = Problem(shape, pass_, "float32", layout)
+        check(problem, order=number % 4)
+        if name in PACKED_SHAPES and pass_ is not Pass.BACKWARD_WEIGHTS:
+            check(problem, order=(number + 1) % 4, weights="packed")
+
+
+@pytest.mark.parametrize(("pass_", "layout"), CASES)
+def test_shapes_larger_than_tiles(pass_, layout):
+    for number, shape in enumerate(LARGER.values()):
+        check(Problem(shape, pass_, "float32", layout), order=number % 4)
+
+
+@pytest.mark.parametrize("loads", [rows.DIGITS, rows.TAPS, rows.QUADS])
+def test_every_tile_in_parts(monkeypatch, loads):
+    for tile in rows.TILES[loads, loads == rows.QUADS]:
+        for pass_, layout in CASES:
+            shape = make(2, 12, 9, 7, 20, 3, 3, padding=1) if loads == rows.DIGITS else make(2, 32, 7, 9, 80, 3, 2, padding=1)
+            problem = Problem(shape, pass_, "float32", layout)
+            if rows.loads_of(problem) != loads or tile not in rows.TILES[loads, pass_ is Pass.BACKWARD_WEIGHTS]:
+                continue
+            for parts in (1, 3, 64):  # 64: more than there are tiles of the sum, so that some have nothing to add
+                monkeypatch.setattr(rows, "cut_of", lambda *_, cut=Cut(tile, parts): cut)
+                check(problem, order=parts % 3)
+
+
+def test_loads_follow_channels_and_layout():
+    def loads(channels: int, filters: int, pass_: Pass, layout: str) -> int:
+        return rows.loads_of(Problem(make(1, channels, 8, 8, filters, 3, 3), pass_, "float32", layout))
+
+    assert loads(32, 5, Pass.FORWARD, "nchw") == rows.TAPS
+    assert loads(24, 16, Pass.FORWARD, "nhwc") == rows.DIGITS
+    assert loads(24, 16, Pass.BACKWARD_DATA, "nhwc") == rows.TAPS
+    assert loads(24, 16, Pass.BACKWARD_WEIGHTS, "nhwc") == rows.QUADS
+    assert loads(24, 16, Pass.BACKWARD_WEIGHTS, "nchw") == rows.DIGITS
+    wide = Problem(make(1, 16, 1, 20000, 4, 1, 1), Pass.FORWARD, "float32", "nhwc")
+    assert rows.loads_of(wide) == rows.DIGITS, "coordinates beyond 16 bits"
+
+
+def test_few_tiles_are_cut_into_parts():
+    def parts(shape: ConvShape, pass_: Pass) -> int:
+        return cut_of(Geometry(Problem(shape, pass_)), H200, rows.TILES[rows.TAPS, False]).parts
+
+    assert parts(make(32, 256, 56, 56, 256, 3, 3, padding=1), Pass.FORWARD) == 1
+    assert parts(make(1, 512, 7, 7, 512, 3, 3, padding=1), Pass.FORWARD) > 4
+    assert parts(make(32, 64, 56, 56, 64, 3, 3, padding=1), Pass.BACKWARD_WEIGHTS) > 16
+
+
+@pytest.mark.parametrize("gpu", [T4, A100, H200], ids=lambda gpu: gpu.name)
+def test_shared_memory_fits_every_gpu(gpu):
+    for shape in (*SHAPES.values(), *LARGER.values()):
+        for pass_, layout in CASES:
+            for launch in ROW.program(Problem(shape, pass_, "float32", layout), gpu).launches():
+                assert launch.shared_bytes <= gpu.shared_bytes
+
+
+def test_phases_hold_every_pixel_and_tap_once():
+    for shape in (*SHAPES.values(), *LARGER.values()):
+        geometry = Geometry(Problem(shape, Pass.BACKWARD_DATA))
+        assert len(geometry.phases) == shape.stride[0] * shape.stride[1]
+        assert sum(phase.rows for phase in geometry.phases) == shape.n * shape.h * shape.w
+        axes = [plans._axis(*axis) for axis in (
+            (shape.h, shape.r, shape.stride[0], shape.padding[0], shape.dilation[0]),
+            (shape.w, shape.s, shape.stride[1], shape.padding[2], shape.dilation[1]),
+        )]  # fmt: skip
+        assert [sum(taps for _, taps in axis) for axis in axes] == [shape.r, shape.s]
+
+
+def test_sizes_beyond_32_bits_are_refused_in_a_sentence():
+    images = Problem(make(2**15, 1, 512, 512, 1, 1, 1), Pass.FORWARD)
+    assert "fewer than 2^31" in (ROW.why_not(images) or "")
+    wide = Problem(make(1, 65536, 200, 200, 1, 1, 1), Pass.FORWARD)
+    assert "fewer than 2^30" in (ROW.why_not(wide) or "")
