@@ -204,21 +204,20 @@ def in_rounds(problems: list[Problem]) -> list[Problem]:
 def cases_of(problems: list[Problem], threads: int) -> list[ProblemCase]:
     """Every pass of each; layouts and weights take turns, so that each is seen with every kind.
 
-    Forward, the commonest pass, comes twice: with packed weights, three times out of four in nhwc (what every row
-    computes without converting), and with raw ones in nchw and nhwc by turns.
+    Packed weights and both backward passes come three times out of four in nhwc, which every row computes without
+    converting, raw weights forward every other time.
     """
     cases = []
     for index, problem in enumerate(problems):
-        layout, other = ("nhwc", "nchw") if index % 2 == 0 else ("nchw", "nhwc")
-        weights = ("raw", "packed")[index // 2 % 2]
-        for pass_, layout_, weights_ in (
-            (Pass.FORWARD, other, "raw"),
-            (Pass.FORWARD, "nchw" if index % 4 == 3 else "nhwc", "packed"),
-            (Pass.BACKWARD_DATA, layout, weights),
-            (Pass.BACKWARD_WEIGHTS, other, "raw"),
+        turn = index % 4
+        for pass_, nchw, weights in (
+            (Pass.FORWARD, turn in (0, 2), "raw"),
+            (Pass.FORWARD, turn == 3, "packed"),
+            (Pass.BACKWARD_DATA, turn == 1, ("raw", "packed")[index // 4 % 2]),
+            (Pass.BACKWARD_WEIGHTS, turn == 2, "raw"),
         ):
-            case = replace(problem, pass_=pass_, layout=layout_)
-            cases.append(ProblemCase(case, weights_, threads, "hot", 0))
+            case = replace(problem, pass_=pass_, layout="nchw" if nchw else "nhwc")
+            cases.append(ProblemCase(case, weights, threads, "hot", 0))
     return cases
 
 
