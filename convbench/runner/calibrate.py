@@ -36,7 +36,7 @@ from convbench.suite import Policy, ProblemCase
 
 MINUTES = 7.7  # of measuring, so that all takes less than eight; what does not fit is left out, and said
 ONE_THREAD_SHARE = 0.77  # of the time
-MANY_THREADS_EVERY = 4  # shapes: one in so many is measured on all cores too
+MANY_THREADS_EVERY = 5  # shapes of a kind: the first of so many is measured on all cores too
 SAMPLE_S = 0.085  # of sampling for each row of a problem; some 0.05 of it go into warming up
 CALLS = 11  # of a long row that sampling has time for, those included that warm up
 SLOW = 2.5  # times the fastest row's time in verification: not worth samples
@@ -138,7 +138,7 @@ def calibrate(tell: Tell, minutes: float = MINUTES, shapes: Iterable[str] = SHAP
     peaks, state = {}, State(list(rows), journal, tell)
     plans = [(1, cases_of(ordered, 1))]
     if cores > 1:
-        plans.append((cores, cases_of(ordered[::MANY_THREADS_EVERY], cores)))
+        plans.append((cores, cases_of(in_rounds(ordered, MANY_THREADS_EVERY), cores)))
     left_out = 0
     session = OracleKeeper(listing, facts["env_id"], facts["versions"])
     with session:
@@ -192,13 +192,16 @@ def kind(problem: Problem) -> str:
     return ("1x1" if size == 1 else "3x3" if size == 3 else "5x5" if size == 5 else "large") + stride
 
 
-def in_rounds(problems: list[Problem]) -> list[Problem]:
-    """The first of each kind, then the second of each, and so on: time that runs out is missed everywhere alike."""
+def in_rounds(problems: list[Problem], every: int = 1) -> list[Problem]:
+    """The first of each kind, then the second of each, and so on: time that runs out is missed everywhere alike.
+
+    every: 3 for the first, fourth, seventh ... of each kind alone.
+    """
     kinds: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         kinds[kind(problem)].append(problem)
     longest = max(map(len, kinds.values()), default=0)
-    return [of[i] for i in range(longest) for of in kinds.values() if i < len(of)]
+    return [of[i] for i in range(0, longest, every) for of in kinds.values() if i < len(of)]
 
 
 def cases_of(problems: list[Problem], threads: int) -> list[ProblemCase]:

@@ -422,6 +422,8 @@ class TestCalibration:
         assert len(problems) == len(calibrate.SHAPES)
         kinds = [calibrate.kind(p) for p in problems]
         assert len(set(kinds[: len(set(kinds))])) == len(set(kinds))  # each kind once before any comes twice
+        third = [p for k in set(kinds) for p in [q for q in problems if calibrate.kind(q) == k][::3]]
+        assert set(calibrate.in_rounds(problems, 3)) == set(third) and set(map(calibrate.kind, third)) == set(kinds)
         found = {(c.problem.pass_, c.problem.layout, c.weights) for c in calibrate.cases_of(problems, 1)}
         assert len(found) == 10
 
