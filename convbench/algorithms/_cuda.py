@@ -28,6 +28,16 @@ class CudaImplementation(Implementation):
         """The steps for one problem; workspace, grids and tile sizes follow from it. Allocates nothing."""
         raise NotImplementedError(f"{type(self).__name__} must implement program(problem, gpu)")
 
+    def unavailable(self) -> str | None:
+        """What is missing: cupy or another module, a driver, a GPU, or a compute capability of at least `least`."""
+        missing = super().unavailable()
+        if missing is not None:
+            return missing
+        from convbench.devices import cuda  # brings NumPy
+
+        why = cuda.why_not(self.least)
+        return f"{self.name} needs an NVIDIA GPU: {why}" if why else None
+
     def workspace_estimate(self, problem: Problem) -> int:
         """All buffers of the program for a GPU like an H200."""
         return self.program(problem, H200).workspace_bytes
