@@ -24,7 +24,9 @@ PRODUCT_FLOPS_NS = 175.0  # full blocks of the real matrix kernels
 COMPLEX_FLOPS_NS = {1: 172.0, 2: 180.0}  # of the complex ones, by the width of their panels
 CALL_NS = 12.0  # of a matrix kernel, whatever its size
 STREAM_BYTES_NS = 14.0  # beyond the second-level cache
-FETCH_BYTES_NS = {True: 27.0, False: 22.0}  # the same, fetched ahead: staged plans, blocked ones
+FETCH_BYTES_NS = {True: 25.0, False: 17.0}  # the same, fetched ahead: once in a run, or for each block of tiles
+FAR_BYTES, FAR_BYTES_NS = 64 << 20, 13.0  # filters of more bytes than that, read at all
+RAW_SHARE = 0.1  # of the filters' transform: on the clock of raw weights alone, and one plan serves both
 CACHE_BYTES_NS = 60.0  # from the second-level cache
 SPECTRA_BYTES_NS = 26.0  # the same for spectra of a block of CACHE_BYTES; filters drive less of a smaller one out
 # A vector of values of a tile, either direction, by the longer side.
@@ -101,16 +103,27 @@ def expected_ns(plan: Plan) -> float:
             total += 8 * plan.work_groups * plan.planes * pair_count(plan) / STREAM_BYTES_NS
         return total
     total = transform * plan.tiles * (vectors_in + plan.batches * plan.batch_pitch // lanes)
+    total += RAW_SHARE * transform * plan.parts * plan.c_in * plan.vectors
     rows = -(-plan.tiles // plan.work_groups)
     filters = 4 * plan.filter_elements
-    beyond = FETCH_BYTES_NS[plan.staged] if plan.products == 4 else STREAM_BYTES_NS
-    stream = filters / (CACHE_BYTES_NS if filters < CACHE_BYTES // 2 else beyond)
+    stream = filters / _reading(plan, filters)
     total += plan.work_groups * product_ns(plan, plan.parts, rows, plan.c_in, stream)
     if plan.staged:
         return total + 2 * 4 * plan.shared_elements * plan.work_groups / STREAM_BYTES_NS
-    moved = plan.data_pitch * plan.panels_of_group + 2 * plan.result_pitch * plan.batches
+    hidden = min(plan.vectors, 2)  # narrow panels have fewer operations to hide the reading of the data behind
+    moved = 2 * plan.data_pitch * plan.panels_of_group / hidden + 2 * plan.result_pitch * plan.batches
     block = 4 * plan.planes * (plan.data_plane + plan.result_plane)
-    return total + 4 * plan.planes * plan.tiles * moved / min(80.0, SPECTRA_BYTES_NS * CACHE_BYTES / block)
+    rate = 80.0 if filters < CACHE_BYTES // 2 else min(80.0, SPECTRA_BYTES_NS * CACHE_BYTES / block)
+    return total + 4 * plan.planes * plan.tiles * moved / rate
+
+
+def _reading(plan: Plan, filters: int) -> float:
+    """Bytes of filters a nanosecond."""
+    if filters < CACHE_BYTES // 2:
+        return CACHE_BYTES_NS
+    if filters > FAR_BYTES:
+        return FAR_BYTES_NS
+    return FETCH_BYTES_NS[plan.work_groups == 1] if plan.products == 4 else STREAM_BYTES_NS
 
 
 def product_ns(plan: Plan, parts: int, rows: int, depth: int, stream: float) -> float:

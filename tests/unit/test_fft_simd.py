@@ -116,8 +116,8 @@ def test_inverse_transform(unit: str, size: tuple[int, int], products: int) -> N
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("planes", sorted(fft.PLANES))
+@pytest.mark.parametrize("size", SIZES[3::2])
+@pytest.mark.parametrize("planes", [fft.DATA_3, fft.DATA_4])
 def test_halves_forward(unit: str, size: tuple[int, int], planes: str) -> None:
     """Rows, then columns: the planes that the whole transform writes, column by column, and nothing between them."""
     target, (height, width) = targets.named(unit), size
@@ -149,7 +149,7 @@ def test_halves_forward(unit: str, size: tuple[int, int], planes: str) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES[3::2])
 @pytest.mark.parametrize("products", [3, 4])
 def test_halves_inverse(unit: str, size: tuple[int, int], products: int) -> None:
     """Columns, then rows back: what the whole inverse transform gives; columns beyond the count are not written."""
