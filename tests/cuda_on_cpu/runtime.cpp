@@ -184,7 +184,7 @@ const EmulatorLibrary* library;
 const EmulatorLaunch* launch;
 void** arguments;
 char *dynamic_shared, *shared_memory;
-char launch_sync;
+char start_sync, end_sync;  // what ThreadSanitizer orders blocks by, and not the threads of one block
 bool running, failed;
 std::string message;
 std::uint64_t random_state;
@@ -402,9 +402,9 @@ void fiber_main() {
     if (!machine.bottom) machine.bottom = bottom, machine.bytes = bytes;
 #endif
     for (;;) {
-        acquire(&launch_sync);
+        acquire(&start_sync);
         kernel->call(arguments);
-        release(&launch_sync);
+        release(&end_sync);
         Fiber* mine = threads[current].fiber;
         threads[current].fiber = nullptr;
         thread_done();
@@ -604,11 +604,11 @@ void leave_faults() {
 // ---- blocks
 
 void start_block() {
-    acquire(&launch_sync);
+    acquire(&end_sync);
     if (library->shared_end > library->shared_begin) poison(library->shared_begin, std::size_t(library->shared_end - library->shared_begin));
     if (SANITIZED) poison(shared_memory, launch->shared_bytes);
     else poison(shared_memory, launch->shared_bytes + 2 * GUARD_BYTES);
-    release(&launch_sync);
+    release(&start_sync);
     for (int t = 0; t < total; t++) {
         Thread& thread = threads[t];
         thread.state = State::FRESH;
@@ -666,7 +666,7 @@ void run_blocks() {
         blockIdx.z = unsigned(b / launch->grid[0] / launch->grid[1]);
         run_block();
     }
-    acquire(&launch_sync);
+    acquire(&end_sync);
 }
 
 std::string refusal() {  // what a GPU would refuse to launch
@@ -822,11 +822,13 @@ void emulator_copy_wait(int groups) {
         for (unsigned i = thread.groups[thread.groups_begin % MOST_COPIES]; i; i--) land(thread.copies[thread.copies_begin++ % MOST_COPIES]);
 }
 
+#if !defined(EMULATOR_ADDRESS) && !defined(EMULATOR_THREAD)
 // Called by code that is compiled with -fsanitize=alignment, before an access that is not aligned for its type.
 void __ubsan_handle_type_mismatch_v1_abort(const char* const* place, std::uintptr_t pointer) {
     const auto line = *reinterpret_cast<const std::uint32_t*>(place + 1);
     emulator_fail(text("an access to %p, which is not aligned for its type,", reinterpret_cast<void*>(pointer)).c_str(), place[0], int(line));
 }
+#endif
 
 int emulator_launch(const EmulatorLibrary* of, const EmulatorKernel* which, const EmulatorLaunch* how, void** values, char* report, std::size_t size) {
     library = of, kernel = which, launch = how, arguments = values;
