@@ -1,0 +1,80 @@
+// One axis of a convolution, forward or backward data, with any stride and dilation, as dense correlations.
+//
+// The outputs of an axis fall into phases such that within one phase neighbouring outputs read neighbouring inputs:
+//
+//   out[first_out + i * step_out] =
+//       sum over t < taps of w[first_tap + t * step_tap] * in[first_in + step_in * (i * stride + t)]
+//
+// for i < outputs, where inputs outside the tensor count as zero. Forward, dilation d and stride s with g = gcd(s, d):
+// d/g phases, each with stride s/g. Backward data is the transpose: s*d/g phases (the taps that meet an output repeat
+// with s/g), each with stride 1, its taps backwards. A phase may have no taps: its outputs are zero.
+#pragma once
+#include "device.cuh"
+
+struct Axis {
+    int outputs, taps, stride;
+    int first_out, step_out;
+    int first_tap, step_tap;
+    int first_in, step_in;
+};
+
+__device__ __forceinline__ int greatest_divisor(int a, int b) {
+    while (b != 0) {
+        const int rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+// Forward: `size` outputs.
+__device__ __forceinline__ Axis forward_axis(int phase, int size, int taps, int stride, int pad, int dilation) {
+    if (taps == 1) dilation = stride;
+    const int g = greatest_divisor(stride, dilation), phases = dilation / g;
+    Axis a;
+    a.outputs = (size - phase + phases - 1) / phases;
+    a.taps = taps;
+    a.stride = stride / g;
+    a.first_out = phase;
+    a.step_out = phases;
+    a.first_tap = 0;
+    a.step_tap = 1;
+    a.first_in = phase * stride - pad;
+    a.step_in = dilation;
+    return a;
+}
+
+// Backward data: `size` elements of dx.
+__device__ __forceinline__ Axis backward_axis(int phase, int size, int taps, int stride, int pad, int dilation) {
+    if (taps == 1) dilation = stride;
+    const int g = greatest_divisor(stride, dilation), every = stride / g, phases = every * dilation;
+    int first = 0;  // the first tap that reaches this phase
+    while (first < every && (phase + pad - first * dilation) % stride != 0) ++first;
+    const int count = first < every && first < taps ? (taps - 1 - first) / every + 1 : 0;
+    Axis a;
+    a.outputs = phase < size ? (size - phase + phases - 1) / phases : 0;
+    a.taps = count;
+    a.stride = 1;
+    a.first_out = phase;
+    a.step_out = phases;
+    a.first_tap = first + (count - 1) * every;
+    a.step_tap = -every;
+    a.step_in = dilation / g;
+    a.first_in = count > 0 ? (phase + pad - first * dilation) / stride - a.step_in * (count - 1) : 0;
+    return a;
+}
+
+// A patch along one axis: element i holds the input at first + i * step; output o, tap t reads element o * stride + t.
+struct Window {
+    int first, step, stride, count;
+};
+
+// Taps begin .. begin + taps of an axis, for outputs from `output` on. With one tap nothing between outputs is read.
+__device__ __forceinline__ Window window_of(const Axis& a, int output, int outputs, int begin, int taps) {
+    Window v;
+    v.first = a.first_in + a.step_in * (output * a.stride + begin);
+    v.step = taps == 1 ? a.step_in * a.stride : a.step_in;
+    v.stride = taps == 1 ? 1 : a.stride;
+    v.count = (outputs - 1) * v.stride + taps;
+    return v;
+}
