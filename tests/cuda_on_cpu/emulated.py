@@ -125,6 +125,7 @@ class EmulatedContext:
     # ---- steps
 
     def _execute(self, steps: Sequence[Step], program: Program, buffers: Mapping[str, np.ndarray]) -> None:
+        buffers = {name: array for name, array in buffers.items() if array is not None}
         for name, array in buffers.items():
             if not array.flags.c_contiguous:
                 raise EmulationError(f"buffer {name} is not contiguous")
@@ -343,19 +344,19 @@ def multiply(p: Product, buffers: Mapping[str, np.ndarray]) -> None:
 
 def transform(step: Transform, buffers: Mapping[str, np.ndarray]) -> None:
     """The vendor's batched 2D FFT, by NumPy; the source of "inverse" is poisoned, as the library may use it."""
+    if step.kind not in ("forward", "inverse"):
+        raise EmulationError(f"a transform is forward or inverse, not {step.kind!r}")
     real, half = (step.batch, step.height, step.width), (step.batch, step.height, step.width // 2 + 1)
     source = _contiguous(step.source, buffers, real if step.kind == "forward" else half)
     target = _contiguous(step.target, buffers, half if step.kind == "forward" else real)
-    if step.kind == "forward":
-        target[...] = np.fft.rfft2(source)
-    elif step.kind == "inverse":
-        target[...] = np.fft.irfft2(source, s=real[1:], norm="forward")
-        source.fill(np.nan)
-    else:
-        raise EmulationError(f"a transform is forward or inverse, not {step.kind!r}")
     want = (np.float32, np.complex64) if step.kind == "forward" else (np.complex64, np.float32)
     if (source.dtype, target.dtype) != want:
         raise EmulationError(f"transform {step.kind} of {source.dtype} to {target.dtype}")
+    if step.kind == "forward":
+        target[...] = np.fft.rfft2(source)
+    else:
+        target[...] = np.fft.irfft2(source, s=real[1:], norm="forward")
+        source.fill(np.nan)
 
 
 def _contiguous(place: At, buffers: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
