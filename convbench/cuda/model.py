@@ -55,8 +55,9 @@ ARITHMETIC = {
     "int8-acc32": "int8", "binary": "bit",
 }  # fmt: skip
 
-#: Share of the peak that a kernel's own instructions leave, by its name; the first that fits. From the instruction
-#: counts in the kernels' headers; mma.sync feeds Hopper's tensor cores at 60 to 65 % of what wgmma does.
+#: Share of the peak that a kernel reaches where nothing else holds it up, by its name and perhaps the peak's; the first
+#: that fits. From the instruction counts in the kernels' headers, less what such kernels usually lose to latencies;
+#: mma.sync feeds Hopper's tensor cores at 60 to 65 % of what wgmma does.
 EFFICIENCY: tuple[tuple[str, float], ...] = (
     ("direct_backward_weights", 0.03),
     ("direct_tiled_*", 0.50),
@@ -64,13 +65,10 @@ EFFICIENCY: tuple[tuple[str, float], ...] = (
     ("depthwise_*", 0.30),
     ("sgemm_batched", 0.75),
     ("*wgmma*", 0.65),
-    ("implicit_gemm_mma*", 0.42),
-    ("implicit_gemm_t*", 0.42),
-    ("implicit_gemm", 0.70),
-    ("winograd_fused*", 0.55),
-    ("winograd_f2*", 0.55),
-    ("fft*", 0.30),
-    ("xnor*", 0.30),
+    ("implicit_gemm_mma*:half", 0.50),
+    ("implicit_gemm_mma*", 0.43),
+    ("implicit_gemm*", 0.70),
+    ("winograd_f2", 0.60),
     ("*", 0.30),
 )
 PRODUCT_EFFICIENCY = {"vector": 0.78, "tf32": 0.65, "half": 0.75, "int8": 0.6, "bit": 0.3}
@@ -174,7 +172,7 @@ def _time(
             busy, warps = _busy(grid, resident, threads, gpu)
             moves, phase = _phase(step.kernel)
             peak = peaks.vector if moves or phase != "multiply" else getattr(peaks, kind)
-            share = next(e for pattern, e in EFFICIENCY if fnmatchcase(step.kernel, pattern))
+            share = efficiency(step.kernel, kind)
             compute = flops / (peak * share * busy * min(1.0, warps / WARPS_FOR_ARITHMETIC))
             again = 0.0 if moves or phase != "multiply" else _read_again(step, flops, grid, sizes)
             full = min(1.0, warps / WARPS_FOR_MEMORY) * min(1.0, grid / gpu.multiprocessors)
@@ -192,6 +190,11 @@ def _time(
             return StepTime(f"transform {step.kind}", compute, *passes, 2 * peaks.launch)
         case Zero():
             return StepTime("zero", 0.0, missed / peaks.memory, touched / peaks.l2, peaks.launch)
+
+
+def efficiency(kernel: str, kind: str) -> float:
+    """Share of a peak such as "half" that a kernel is assumed to reach."""
+    return next(e for glob, e in EFFICIENCY if fnmatchcase(f"{kernel}:{kind}" if ":" in glob else kernel, glob))
 
 
 def _busy(grid: int, resident: int, threads: int, gpu: Gpu) -> tuple[float, float]:

@@ -112,6 +112,13 @@ def test_arithmetic_runs_at_the_peak_of_its_kind():
         _predict(steps, problem, flops, "float4")
 
 
+def test_efficiency_goes_by_the_first_name_that_fits():
+    assert model.efficiency("implicit_gemm_mma_weights", "half") > model.efficiency("implicit_gemm_mma_weights", "tf32")
+    assert model.efficiency("direct_tiled_data", "vector") > model.efficiency("direct_forward", "vector")
+    assert model.efficiency("anything", "vector") == 0.30
+    assert all(0 < share < 1 for _, share in model.EFFICIENCY)
+
+
 def test_a_last_wave_that_is_partly_empty_costs_a_whole_one():
     problem, flops = _pointwise(1), {"multiply": 1e12}
 
