@@ -24,6 +24,9 @@ COEFFICIENT = 8
 LEAST_PRODUCTS = 32
 _EXACT_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 _ONE_OPERAND = {"float64": 2**24 + 1, "float32": 4097, "float16": 17, "bfloat16": 17}
+#: Arithmetic -> the largest integers that it takes as they are: of one operand, of the other. TF32 has 11 bits; of two
+#: split numbers the product of the second parts is left out, so that one of them must have none.
+_HELD = {"tf32": (2047, 2047), "3xtf32": (4097, 2047)}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def integer_recipe(implementation: Implementation, problem: Problem, seed: int) 
     if implementation.exact_on_integers:
         headroom = getattr(implementation, "integer_headroom", 1)
         a_max, b_max, density = _exact_range(problem, headroom)
+        most_a, most_b = _HELD.get(implementation.arithmetic, (a_max, b_max))
+        a_max, b_max = min(a_max, most_a), min(b_max, most_b)
     else:
         growth = implementation.error_growth * eps_of(implementation.arithmetic, problem.dtype)
         a_max, b_max, density = _rounding_range(problem.accumulation_length, growth)

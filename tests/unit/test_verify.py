@@ -143,6 +143,31 @@ def test_integers_reach_what_half_precision_cannot_hold() -> None:
     assert (a.astype(np.float16).astype(np.float32) != a).any()
 
 
+@pytest.mark.parametrize("arithmetic", ["tf32", "3xtf32"])
+def test_integers_are_those_that_tf32_holds(arithmetic: str) -> None:
+    class Rounding(MutantBase):
+        name = "rounding_test_numpy"
+
+    Rounding.arithmetic = arithmetic
+
+    def to_tf32(x: np.ndarray) -> np.ndarray:
+        kept = (x.astype(np.float32).view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+        return kept.view(np.float32).astype(np.float64)
+
+    largest = set()
+    for n in (1, 9, 288, 4608, 401408):
+        problem = Problem(ConvShape.make(1, n, 9, 9, 2, 1, 1))
+        recipe = integer_recipe(Rounding(), problem, 0)
+        assert recipe is not None
+        a, b = (x.astype(np.float64) for x in make_inputs(problem, recipe))
+        if arithmetic == "tf32":
+            assert (to_tf32(a) == a).all()
+        assert (to_tf32(a) + to_tf32(a - to_tf32(a)) == a).all()
+        assert (to_tf32(b) == b).all()
+        largest.add(recipe.a_max)
+    assert max(largest) == (2047 if arithmetic == "tf32" else 4097)
+
+
 def test_range_of_inexact_implementations_keeps_their_bound_below_a_quarter() -> None:
     growing = Growing()
     for n in (1, 9, 4608, 50176, 401408, 2_000_000):
