@@ -16,8 +16,8 @@ from convbench.simd.patch import gather, scatter, share
 #: A side: an activation that is cut into tiles.
 (
     S_ADDRESS, S_NCHW, S_CHANNELS, S_HEIGHT, S_WIDTH, S_TOP, S_LEFT, S_ROWS, S_COLUMNS, S_IN_PLACE, S_KERNEL, S_RUN,
-    S_WIDE, S_PITCH, S_PLANE, S_SPECTRA, S_SLICES, S_CHUNK, S_COUNT,
-) = range(19)  # fmt: skip
+    S_WIDE, S_PITCH, S_PLANE, S_SPECTRA, S_SLICES, S_CHUNK, S_COUNT, S_END_H, S_END_W,
+) = range(21)  # fmt: skip
 
 #: A run.
 (
@@ -43,6 +43,7 @@ def load_tiles(
     grid_h, grid_w = item(p, GRID_H), item(p, GRID_W)
     channels, height, width = item(side, S_CHANNELS), item(side, S_HEIGHT), item(side, S_WIDTH)
     rows, columns, pitch = item(side, S_ROWS), item(side, S_COLUMNS), item(side, S_PITCH)
+    end_h, end_w = item(side, S_END_H), item(side, S_END_W)
     x, kernel, zeros, lanes = item(side, S_ADDRESS), item(side, S_KERNEL), item(p, ZEROS), item(p, LANES)
     t = t0
     while t < t1:
@@ -52,7 +53,7 @@ def load_tiles(
         to = v + 4 * (t - t0) * pitch
         if item(side, S_IN_PLACE):
             top, left = max(0, -y0), max(0, -x0)
-            bottom, right = max(top, min(rows, height - y0)), max(left, min(columns, width - x0))
+            bottom, right = max(top, min(rows, end_h - y0)), max(left, min(columns, end_w - x0))
             tile = x + 4 * (((image * height + y0) * width + x0) * channels + first)
             at, row = to + 4 * first, width * channels
             call(kernel, (count, tile, row, channels, top, bottom, left, right, zeros, scratch, at, plane))
@@ -71,7 +72,8 @@ def load_tiles(
             for i in range(run):
                 tile = strip + 4 * i * item(p, STEP_W) * pixel
                 at = to + 4 * (i * pitch + c)
-                call(kernel, (n, tile, span * pixel, pixel, 0, rows, 0, columns, zeros, scratch, at, plane))
+                bottom, right = max(0, min(rows, end_h - y0)), max(0, min(columns, end_w - x0 - i * item(p, STEP_W)))
+                call(kernel, (n, tile, span * pixel, pixel, 0, bottom, 0, right, zeros, scratch, at, plane))
         t += run
 
 

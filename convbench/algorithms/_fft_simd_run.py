@@ -116,7 +116,7 @@ class Prepared:
 
     def _side(self, side: Side, planes: str) -> np.ndarray:
         """The table of an activation that is cut into tiles."""
-        plan, table = self.plan, np.zeros(loops.S_COUNT + 1, np.int64)
+        plan, table = self.plan, np.zeros(loops.S_END_W + 1, np.int64)
         self._kept.append(table)
         run, wide = plan.strip(side)
         in_place = plan.in_place(plan.problem.layout, side.channels)
@@ -136,7 +136,7 @@ class Prepared:
             loops.S_LEFT: side.begin[1], loops.S_ROWS: side.used[0], loops.S_COLUMNS: side.used[1],
             loops.S_IN_PLACE: in_place, loops.S_KERNEL: whole.address if whole else 0, loops.S_RUN: run,
             loops.S_WIDE: wide, loops.S_SLICES: slices, loops.S_CHUNK: run,
-            loops.S_SPECTRA: self._shared,
+            loops.S_SPECTRA: self._shared, loops.S_END_H: side.end[0], loops.S_END_W: side.end[1],
         }  # fmt: skip
         for index, value in values.items():
             table[index] = int(value)

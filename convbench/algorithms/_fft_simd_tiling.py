@@ -31,15 +31,17 @@ def odd_lines(value: int) -> int:
 
 @dataclass(frozen=True)
 class Side:
-    """An activation as it is cut into tiles: channels, size, what lies before the first tile, tile distance, extent.
+    """An activation as it is cut into tiles: channels, size, how far before the image the first tile begins.
 
-    used: rows and columns of a tile that hold data; beyond them it is zero.
+    used: rows and columns of a tile that hold data; beyond them it is zero. end: one past the last row and column
+    that take part.
     """
 
     channels: int
     size: tuple[int, int]
     begin: tuple[int, int]
     used: tuple[int, int]
+    end: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,25 @@ class Tiling:
 
     @cached_property
     def result_size(self) -> tuple[int, int]:
-        """What is cut into tiles: y (dy for backward weights), or dx."""
+        """What is cut into tiles: y, dx, or, for backward weights, the part of dy that meets the image."""
         s = self.problem.shape
+        if self.is_weights_pass:
+            (top, bottom), (left, right) = self.useful
+            return bottom - top, right - left
         return (s.h, s.w) if self.problem.pass_ is Pass.BACKWARD_DATA else (s.p, s.q)
+
+    @cached_property
+    def useful(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns (first, one past the last; one at least) of y whose taps read the image, not padding alone.
+
+        Others must not share a tile of dy with them: their rounding errors would reach a gradient that they are no
+        part of.
+        """
+        s, found = self.problem.shape, []
+        for taps, size, outputs in zip(self.taps, (s.h, s.w), (s.p, s.q), strict=True):
+            first = min(max(0, taps.begin - taps.count + 1), outputs - 1)
+            found.append((first, max(first + 1, min(outputs, taps.begin + size))))
+        return found[0], found[1]
 
     @cached_property
     def grid(self) -> tuple[int, int]:
@@ -94,14 +112,17 @@ class Tiling:
         s, (rows, cols) = self.problem.shape, self.taps
         if self.problem.pass_ is Pass.BACKWARD_DATA:
             begin = (rows.count - 1 - rows.begin, cols.count - 1 - cols.begin)
-            return Side(s.k, (s.p, s.q), begin, self.tile)
-        return Side(s.c, (s.h, s.w), (rows.begin, cols.begin), self.tile)
+            return Side(s.k, (s.p, s.q), begin, self.tile, (s.p, s.q))
+        begin = (rows.begin, cols.begin)
+        if self.is_weights_pass:
+            begin = (rows.begin - self.useful[0][0], cols.begin - self.useful[1][0])
+        return Side(s.c, (s.h, s.w), begin, self.tile, (s.h, s.w))
 
     @cached_property
     def gradient(self) -> Side:
-        """dy of backward weights: each of its elements in one tile alone."""
-        s = self.problem.shape
-        return Side(s.k, (s.p, s.q), (0, 0), self.step)
+        """dy of backward weights: each of its useful elements in one tile alone."""
+        s, ((top, bottom), (left, right)) = self.problem.shape, self.useful
+        return Side(s.k, (s.p, s.q), (-top, -left), self.step, (bottom, right))
 
     # ---- channels
 

@@ -385,3 +385,17 @@ def test_plan_can_be_forced() -> None:
     wanted = (("tile", (8, 32)), ("products", 3), ("staged", False))
     plan = choose(problem, targets.host(), wanted)
     assert (plan.tile, plan.products, plan.staged) == ((8, 32), 3, False)
+
+
+def test_gradients_of_padding_alone_do_not_reach_the_filter() -> None:
+    # Column 0 of dy meets padding only; its values are huge, and what the others give must not show it.
+    shape = ConvShape.make(1, 5, 3, 1, 7, 3, 3, padding=((2, 0), (3, 0)))
+    rng, problem = np.random.default_rng(8), Problem(shape, Pass.BACKWARD_WEIGHTS, "float32", "nhwc")
+    x = rng.standard_normal(problem.a_shape).astype(np.float32)
+    dy = rng.standard_normal(problem.b_shape).astype(np.float32)
+    first, second = (np.empty(problem.out_shape, np.float32) for _ in range(2))
+    run = FftTiledSimd().prepare(problem, CpuContext(1))
+    run(x, dy, first)
+    dy[:, :, 0] = 1e6
+    run(x, dy, second)
+    np.testing.assert_array_equal(first, second)
