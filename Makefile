@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m convbench
 
-.PHONY: help vgg smoke test check clean
+.PHONY: help vgg smoke test check gpu clean
 help:
 	@echo "make vgg    set up, run suites/vgg.yaml, write the report (under 15 minutes on 2 cores)"
 	@echo "make test   set up with the cross-checks, run every test (under 15 minutes)"
 	@echo "make check  ruff, mypy, import-linter"
 	@echo "make smoke  the smoke suite, under a minute"
+	@echo "make gpu    on a machine with an NVIDIA GPU: correctness, ceilings, tiles, headline (under 9 minutes)"
 
 # What the commands need.
 $(VENV)/.run: pyproject.toml
@@ -36,6 +37,14 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --config pyproject.toml
+
+# What a GPU needs beside that: CuPy, cuDNN's front end, the compiler.
+$(VENV)/.cuda: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mkl,cuda]'
+	@touch $@
+
+gpu: $(VENV)/.cuda
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

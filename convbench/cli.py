@@ -44,6 +44,7 @@ AlgorithmOption = Annotated[list[str] | None, typer.Option("--algorithm", help="
 MatchOption = Annotated[str | None, typer.Option("--match", help="Only layers whose name contains this (or glob).")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of inputs, order and resampling.")]
 BudgetOption = Annotated[str | None, typer.Option("--budget", help="Time for the whole run, such as '12 min'.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu (the default) or cuda, an NVIDIA GPU.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="A fifth of the time, fewer blocks.")]
 
 
@@ -130,6 +131,7 @@ def run(
     seed: SeedOption = None,
     quick: QuickOption = False,
     budget: BudgetOption = None,
+    device: DeviceOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cases and leave.")] = False,
     output: Annotated[Path | None, typer.Option("--output", help="The run directory itself.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this directory.")] = None,
@@ -140,7 +142,9 @@ def run(
     from convbench.environment import allowed_cores
     from convbench.suite import expansion_notes
 
-    overrides = _overrides(pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick, budget)
+    overrides = _overrides(
+        pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick, budget, device
+    )
     if resume is not None:
         if suite is not None or output is not None or overrides or dry_run:
             raise errors.UsageError(
@@ -253,6 +257,7 @@ def verify(
     algorithm: AlgorithmOption = None,
     match: MatchOption = None,
     seed: SeedOption = None,
+    device: DeviceOption = None,
 ) -> int:
     """Verify the cases of a suite against the float64 oracle; time nothing."""
     from convbench import probe, runner
@@ -260,11 +265,14 @@ def verify(
     from convbench.runner.problem_run import ProblemRun
     from convbench.runner.session import Session
 
-    overrides = _overrides(pass_, dtype, layout, weights, threads, batch, None, algorithm, match, seed, False, None)
+    overrides = _overrides(
+        pass_, dtype, layout, weights, threads, batch, None, algorithm, match, seed, False, None, device
+    )
     listing = probe.probe()
     plan = runner.make_plan_for(_load(suite, overrides), listing)
+    _need_something_available(plan, listing)
     counts: dict[str, int] = {}
-    with ProgressBar() as bar, Session(listing, "", {}) as session:
+    with ProgressBar() as bar, Session(listing, "", {}, device=plan.device) as session:
         bar.started(len(plan.problems), len(plan.problems) * len(plan.algorithms))
         threads_before = plan.problems[0].threads
         for problem in plan.problems:
@@ -276,7 +284,7 @@ def verify(
                 status = result.status or "ok"
                 counts[status] = counts.get(status, 0) + 1
                 if status in ("wrong", "failed", "timed_out"):
-                    typer.echo(f"{status}: {runner.repro_line(result.case)}\n  {result.reason}")
+                    typer.echo(f"{status}: {runner.repro_line(result.case, plan.device)}\n  {result.reason}")
             bar.problem_done(problem, [], 0.0)
     typer.echo(", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
     return _exit_code(counts)
@@ -339,6 +347,7 @@ def _overrides(*values: Any) -> dict[str, Any]:
         "seed",
         "quick",
         "budget",
+        "device",
     )
     return {n: v for n, v in zip(names, values, strict=True) if v not in (None, False, [])}
 
@@ -353,6 +362,13 @@ def _load(text: str | None, overrides: dict[str, Any]) -> Suite:
 
 
 def _need_something_available(plan: RunPlan, listing: dict[str, Any]) -> None:
+    """Raises Unavailable, before anything is written, where no row of the plan can run here."""
+    why = (listing.get("gpu") or {}).get("why")
+    if plan.device == "cuda" and why:
+        raise errors.Unavailable(
+            f"{plan.suite['name']} is for an NVIDIA GPU, and nothing of it is available here: {why}. Run it on a "
+            "machine with a GPU, its driver and convbench[cuda]; `convbench list --all` names what each algorithm lacks"
+        )
     described = {d["name"]: d for d in listing["implementations"]}
     missing = {n: described[n]["unavailable"] for n in plan.algorithms if n in described}
     if missing and all(missing.values()):
@@ -366,6 +382,6 @@ def _print_cases(plan: RunPlan) -> int:
 
     cases = [c for p in plan.problems for c in plan.cases(p)]
     for case in cases:
-        typer.echo(repro_line(case) + (f"  # {case.label}" if case.label else ""))
+        typer.echo(repro_line(case, plan.device) + (f"  # {case.label}" if case.label else ""))
     typer.echo(f"{len(cases)} cases: {len(plan.problems)} problems x {len(plan.algorithms)} algorithms", err=True)
     return errors.EXIT_OK

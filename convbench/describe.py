@@ -10,6 +10,8 @@ Document
                    vendor, pool, error_growth, reference, summary, unavailable, source_sha, plugin,
                    distribution, version
   broken           name, origin, reason
+  gpu              what the GPU is (`devices/cuda.py`), or {"why": sentence} where none can be used; null where no
+                   row is for one
   problems         only with --problems: per descriptor its flops and bytes, what "auto" takes and why, what the
                    prediction rests on (calibration), the threads it is for, and per row why_not {raw, packed},
                    workspace_estimate {raw, packed} (bytes), executed_flops (by phase), predicted {raw, packed}:
@@ -88,7 +90,11 @@ def describe(
         except Exception as error:  # noqa: BLE001 - whatever a stranger's row raises becomes its reason
             reason = f"{name} raised when it was asked about itself: {type(error).__name__}: {error}"
             broken.append({"name": name, "origin": where, "reason": reason})
-    document: dict[str, Any] = {"implementations": rows, "broken": broken}
+    document: dict[str, Any] = {"implementations": rows, "broken": broken, "gpu": None}
+    if any(r["device"] == "cuda" for r in rows):
+        from convbench.devices import cuda
+
+        document["gpu"] = cuda.facts()
     if problems is not None:
         asked = {r["name"]: loaded.implementations[r["name"]] for r in rows}
         document["problems"] = [describe_problem(text, asked, say, threads) for text in problems]

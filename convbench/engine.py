@@ -1,10 +1,11 @@
-"""The registry as a library: conv2d and its two gradients, and packed plans for inference, on NumPy arrays.
+"""The registry as a library: conv2d and its two gradients, and packed plans for inference, on NumPy or CuPy arrays.
 
 Cross-correlation, no bias. Layout nchw: x[N,C,H,W] w[K,C/G,R,S] y[N,K,P,Q]; nhwc: x[N,H,W,C] w[K,R,S,C/G]
 y[N,P,Q,K]. A gradient has the shape and layout of what it is the gradient of.
 
 `algorithm` is a registered name, a family ("winograd": the best member) or "auto"; both rules are in
-`choices.py`. Nothing falls back silently: a name that cannot do the problem is Unsupported with its sentence.
+`choices.py`, for CuPy's arrays in `cuda/choose.py`. Nothing falls back silently: a name that cannot do the problem is
+Unsupported with its sentence.
 
 Threads: the cores that this process may use (its affinity), or fewer where BLAS is set to fewer (environment
 variables, threadpoolctl).
@@ -13,6 +14,9 @@ Plans (buffers, library plans, compiled kernels) are kept per thread, the least 
 CACHE_BYTES, because a plan must not be used by two threads at once. `clear_cache()` gives up those of the calling
 thread. Arrays that are not C-contiguous, not in native byte order or not 64-byte aligned are copied first into
 buffers that belong to the plan; `convbench.aligned_empty` gives arrays that need no copy.
+
+CuPy in, CuPy out: rows for a GPU compute, on a stream of their own that waits for what was enqueued on the current
+stream before, and that the current stream waits for; the host waits for nothing.
 """
 
 from __future__ import annotations
@@ -25,10 +29,11 @@ import numpy as np
 
 from convbench import catalog, registry
 from convbench.choices import Choice, choose, resolve
+from convbench.devices.arrays import address, namespace
 from convbench.devices.base import Plan, make_plan
-from convbench.devices.cpu import ALIGN_BYTES, CpuContext, aligned_empty
+from convbench.devices.cpu import ALIGN_BYTES, CpuDevice, aligned_empty
 from convbench.environment import allowed_cores
-from convbench.errors import ProblemError, Unavailable, Unsupported
+from convbench.errors import ProblemError, Unsupported
 from convbench.problem import ITEM_BYTES, LAYOUTS, ConvShape, Pass, Problem
 from convbench.registry import Implementation
 
@@ -45,8 +50,9 @@ __all__ = [
     "plan",
 ]
 
-#: Workspace that the cached plans of one thread may hold together.
+#: Workspace that the cached plans of one thread may hold together, in the machine's memory and in a GPU's.
 CACHE_BYTES = 512 << 20
+GPU_CACHE_BYTES = 4 << 30
 
 
 def algorithms() -> list[Implementation]:
@@ -152,8 +158,9 @@ def plan(
     w = _operand("w", w)
     shape = _shape_of(_dims("x_shape", x_shape, layout), w.shape, stride, padding, dilation, groups, layout)
     problem = Problem(shape, Pass.FORWARD, w.dtype.name, layout, semantics)  # type: ignore[arg-type]
-    prepared, choice = _prepare(problem, algorithm, _threads(), _fit(w))
-    return InferencePlan(prepared, choice)
+    device = _device_of(w)
+    prepared, choice = _prepare(problem, algorithm, _threads(), _fit(w), device)
+    return InferencePlan(prepared, choice, device)
 
 
 class InferencePlan:
@@ -164,8 +171,8 @@ class InferencePlan:
     for each other; make a plan per thread to run them side by side.
     """
 
-    def __init__(self, prepared: Plan, choice: Choice) -> None:
-        self._slot = _Slot(prepared)
+    def __init__(self, prepared: Plan, choice: Choice, device: Any) -> None:
+        self._slot = _Slot(prepared, device)
         self._lock = threading.Lock()
         self.algorithm, self.reason = choice.name, choice.reason
         self.problem, self.setup_ns = prepared.problem, prepared.setup_ns
@@ -178,7 +185,9 @@ class InferencePlan:
     def __call__(self, x: Any, out: Any = None) -> Any:
         """y for one x of the plan's shape and dtype. Raises ProblemError naming the argument."""
         x = _operand("x", x)
-        if x.dtype != np.dtype(self.problem.dtype):
+        if _device_of(x) is not self._slot.device:
+            raise ProblemError(f"x is {_whose(x)}, but the plan's weights were {_whose(None, self._slot.device)}")
+        if x.dtype.name != self.problem.dtype:
             raise ProblemError(f"x: dtype must be {self.problem.dtype}, as the plan was made for, not {x.dtype}")
         _same_shape("x", x, self.problem.a_shape, "the plan was made for")
         result = _result(self.problem, out, [("x", x)])
@@ -201,34 +210,36 @@ def clear_cache() -> None:
 class _Slot:
     """A prepared plan with the buffers into which arrays that do not fit are copied."""
 
-    def __init__(self, prepared: Plan) -> None:
-        self.plan = prepared
-        self._copies: dict[str, np.ndarray] = {}
+    def __init__(self, prepared: Plan, device: Any) -> None:
+        self.plan, self.device = prepared, device
+        self._copies: dict[str, Any] = {}
 
     @property
     def n_bytes(self) -> int:
         """All memory that keeping this slot costs."""
         return self.plan.workspace_bytes + sum(c.nbytes for c in self._copies.values())
 
-    def run(self, a: np.ndarray, b: np.ndarray | None, out: np.ndarray) -> None:
+    def run(self, a: Any, b: Any, out: Any) -> None:
         """One convolution into `out`, whatever the memory layout of the three."""
         fit_a = self._fitted("a", a)
         fit_b = None if b is None else self._fitted("b", b, apart_from=fit_a)
         target = out if _fits(out) else self._buffer("out", out)
-        self.plan.run(fit_a, fit_b, target)
+        with self.device.joined(self.plan.context):
+            self.plan.run(fit_a, fit_b, target)
         if target is not out:
-            np.copyto(out, target)
+            self.device.xp.copyto(out, target)
 
-    def _fitted(self, role: str, array: np.ndarray, apart_from: np.ndarray | None = None) -> np.ndarray:
-        if _fits(array) and (apart_from is None or not np.may_share_memory(array, apart_from)):
+    def _fitted(self, role: str, array: Any, apart_from: Any = None) -> Any:
+        xp = self.device.xp
+        if _fits(array) and (apart_from is None or not xp.may_share_memory(array, apart_from)):
             return array
         buffer = self._buffer(role, array)
-        np.copyto(buffer, array)
+        xp.copyto(buffer, array)
         return buffer
 
-    def _buffer(self, role: str, array: np.ndarray) -> np.ndarray:
+    def _buffer(self, role: str, array: Any) -> Any:
         if role not in self._copies:
-            self._copies[role] = aligned_empty(array.shape, array.dtype.newbyteorder("="))
+            self._copies[role] = _empty(self.device, array.shape, array.dtype)
         return self._copies[role]
 
 
@@ -239,26 +250,50 @@ class _Cache(threading.local):
         self.plans: OrderedDict[tuple[Any, ...], _Slot] = OrderedDict()
 
     def keep(self, key: tuple[Any, ...], slot: _Slot) -> None:
-        """Puts one in, and gives up the oldest until all fit into CACHE_BYTES."""
+        """Puts one in, and gives up the oldest of its device until those of it fit into their memory."""
         self.plans[key] = slot
         self.plans.move_to_end(key)
-        total = sum(s.n_bytes for s in self.plans.values())
-        while self.plans and total > CACHE_BYTES:
-            total -= self.plans.popitem(last=False)[1].n_bytes
+        same = [k for k, s in self.plans.items() if s.device is slot.device]
+        total = sum(self.plans[k].n_bytes for k in same)
+        limit = CACHE_BYTES if slot.device is _cpu else GPU_CACHE_BYTES
+        while same and total > limit:
+            total -= self.plans.pop(same.pop(0)).n_bytes
 
 
 _cache = _Cache()
+_cpu = CpuDevice()
+_gpus: dict[Any, Any] = {}
 
 
-def _compute(
-    problem: Problem, algorithm: str, a: tuple[str, np.ndarray], b: tuple[str, np.ndarray], out: Any
-) -> np.ndarray:
+def _device_of(array: Any) -> Any:
+    """The device that an array lies on. Raises Unavailable for CuPy's where its rows cannot run."""
+    library = namespace(array)
+    if library is np:
+        return _cpu
+    key = (library, library.cuda.Device().id)
+    if key not in _gpus:
+        from convbench.devices.cuda import CudaDevice
+
+        _gpus[key] = CudaDevice()
+    return _gpus[key]
+
+
+def _whose(array: Any, device: Any = None) -> str:
+    return "NumPy's" if (device or _device_of(array)) is _cpu else "CuPy's"
+
+
+def _empty(device: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array that every implementation may be given."""
+    return aligned_empty(shape, dtype.newbyteorder("=")) if device is _cpu else device.xp.empty(shape, dtype)
+
+
+def _compute(problem: Problem, algorithm: str, a: tuple[str, Any], b: tuple[str, Any], out: Any) -> Any:
     result = _result(problem, out, [a, b])
-    threads = _threads()
-    key = (problem, algorithm, threads)
+    threads, device = _threads(), _device_of(a[1])
+    key = (problem, algorithm, threads, id(device))
     slot = _cache.plans.pop(key, None)  # out of the cache while it runs: one that raises is not used again
     if slot is None or not _registered(slot.plan.implementation):
-        slot = _Slot(_prepare(problem, algorithm, threads, None)[0])
+        slot = _Slot(_prepare(problem, algorithm, threads, None, device)[0], device)
     slot.run(a[1], b[1], result)
     _cache.keep(key, slot)
     return result
@@ -268,20 +303,32 @@ def _registered(row: Implementation) -> bool:
     return registry.implementations().get(row.name) is row
 
 
-def _prepare(problem: Problem, algorithm: str, threads: int, weights: np.ndarray | None) -> tuple[Plan, Choice]:
+def _prepare(
+    problem: Problem, algorithm: str, threads: int, weights: Any, device: Any
+) -> tuple[Plan, Choice]:
     """The first of the choices that prepares; only "auto" and a family ever have more than one."""
     loaded = catalog.load().implementations
     refusals = []
-    for choice in resolve(problem, "raw" if weights is None else "packed", algorithm, loaded, threads):
-        context: Any = CpuContext(threads)
+    for choice in _choices(problem, "raw" if weights is None else "packed", algorithm, loaded, threads, device):
         try:
-            prepared = make_plan(loaded[choice.name], problem, context, weights)
+            with device.joined(None):  # weights that the current stream still writes are waited for
+                prepared = make_plan(loaded[choice.name], problem, device.context(threads), weights)
         except Unsupported as refusal:  # a library that says no only when it is asked for a plan
             refusals.append(str(refusal))
             continue
         because = f"{choice.reason} ({'; '.join(refusals)})" if refusals else choice.reason
         return prepared, Choice(choice.name, because)
     raise Unsupported("; ".join(refusals))
+
+
+def _choices(
+    problem: Problem, weights: str, algorithm: str, rows: dict[str, Implementation], threads: int, device: Any
+) -> list[Choice]:
+    if device is _cpu:
+        return resolve(problem, weights, algorithm, rows, threads)
+    from convbench.cuda.choose import resolve as resolve_for_gpu
+
+    return resolve_for_gpu(problem, weights, algorithm, rows)
 
 
 _blas: Any = None
@@ -301,16 +348,18 @@ def _threads() -> int:
 # ---- checking arguments
 
 
-def _operand(name: str, array: Any, like: tuple[str, np.ndarray] | None = None) -> np.ndarray:
-    """The array if it is a NumPy array of four axes and a known dtype (that of `like`); ProblemError otherwise."""
+def _operand(name: str, array: Any, like: tuple[str, Any] | None = None) -> Any:
+    """The array if it is NumPy's or CuPy's, of four axes, of a known dtype, and as `like`; else ProblemError."""
     kind = type(array)
     if kind.__module__.split(".")[0] == "cupy":
-        raise Unavailable(
-            f"{name} is a CuPy array, but no implementation for cuda is registered: pass NumPy arrays "
-            f"({name}.get())"
-        )
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        _device_of(array)
+    elif not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise ProblemError(f"{name} must be a NumPy array, not {kind.__name__}: convert it with numpy.asarray")
+    if like is not None and namespace(array) is not namespace(like[1]):
+        raise ProblemError(
+            f"{name} is {_whose(array)}, but {like[0]} is {_whose(like[1])}: bring both to one device "
+            "(cupy.asarray, or .get())"
+        )
     if array.ndim != 4:
         raise ProblemError(f"{name} must have 4 axes, not {array.ndim} (shape {array.shape})")
     if array.dtype.name not in ITEM_BYTES:
@@ -370,19 +419,22 @@ def _same_shape(name: str, array: np.ndarray, want: tuple[int, ...], why: str) -
         raise ProblemError(f"{name}: shape must be {want}, {why}, not {array.shape}")
 
 
-def _result(problem: Problem, out: Any, operands: list[tuple[str, np.ndarray]]) -> np.ndarray:
+def _result(problem: Problem, out: Any, operands: list[tuple[str, Any]]) -> Any:
     """`out` once it is known to be fit for the result, or a new array."""
-    dtype = operands[0][1].dtype.newbyteorder("=")
+    device = _device_of(operands[0][1])
+    dtype = operands[0][1].dtype
+    dtype = dtype.newbyteorder("=") if device is _cpu else dtype
     if out is None:
-        return aligned_empty(problem.out_shape, dtype)
-    if not isinstance(out, np.ndarray):
-        raise ProblemError(f"out must be a NumPy array, not {type(out).__name__}")
+        return _empty(device, problem.out_shape, dtype)
+    if not isinstance(out, device.xp.ndarray) or namespace(out) is not device.xp:
+        library = "NumPy" if device is _cpu else "CuPy"
+        raise ProblemError(f"out must be a {library} array, not {type(out).__name__}")
     _same_shape("out", out, problem.out_shape, "the result's")
     if out.dtype != dtype:
         raise ProblemError(f"out: dtype must be {dtype}, as that of the operands, not {out.dtype}")
     if not out.flags.c_contiguous:
         raise ProblemError("out must be C-contiguous: allocate it with numpy.empty(shape, dtype)")
-    if not out.flags.writeable:
+    if device is _cpu and not out.flags.writeable:
         raise ProblemError("out must be writeable")
     for name, array in operands:
         if _overlap(out, array):
@@ -390,21 +442,25 @@ def _result(problem: Problem, out: Any, operands: list[tuple[str, np.ndarray]]) 
     return out
 
 
-def _overlap(first: np.ndarray, second: np.ndarray) -> bool:
+def _overlap(first: Any, second: Any) -> bool:
+    if namespace(first) is not np:
+        return bool(namespace(first).may_share_memory(first, second))
     try:
         return np.shares_memory(first, second, max_work=100_000)  # type: ignore[arg-type] # any int will do
     except np.exceptions.TooHardError:
         return True  # undecided: the bounds of the two do overlap
 
 
-def _fits(array: np.ndarray) -> bool:
+def _fits(array: Any) -> bool:
     """True for what every implementation may rely on: C-contiguous, native byte order, 64-byte aligned."""
-    return bool(array.flags.c_contiguous and array.dtype.isnative and array.ctypes.data % ALIGN_BYTES == 0)
+    native = array.dtype.isnative if namespace(array) is np else True
+    return bool(array.flags.c_contiguous and native and address(array) % ALIGN_BYTES == 0)
 
 
-def _fit(array: np.ndarray) -> np.ndarray:
+def _fit(array: Any) -> Any:
     if _fits(array):
         return array
-    copy = aligned_empty(array.shape, array.dtype.newbyteorder("="))
-    np.copyto(copy, array)
+    device = _device_of(array)
+    copy = _empty(device, array.shape, array.dtype)
+    device.xp.copyto(copy, array)
     return copy

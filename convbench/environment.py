@@ -30,16 +30,26 @@ FLAGS = (
     "sse4_2", "avx", "fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
     "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "sve",
 )  # fmt: skip
+#: As LIBRARIES, where a GPU is used.
+GPU_LIBRARIES = (
+    "cupy-cuda13x", "cupy-cuda12x", "cupy", "nvidia-cudnn-frontend", "nvidia-cudnn-cu13", "nvidia-cublas",
+    "nvidia-cufft", "nvidia-cuda-nvrtc", "nvidia-ml-py",
+)  # fmt: skip
+#: Facts about a GPU that env_id hashes, where one is used.
+GPU_IDENTITY = (
+    "name", "compute_capability", "memory_bytes", "driver", "cuda_driver", "cuda_runtime", "mig", "versions",
+)  # fmt: skip
 #: Facts about the machine that env_id hashes, beside all library versions: what two starts on one machine have in
 #: common, and what decides how fast things are.
 IDENTITY = ("architecture", "cpu_model", "flags", "cores", "memory_gib", "system")
 BUSY_LOAD_PER_CORE = 0.2
 
 
-def collect(threads: int | None = None) -> dict[str, Any]:
-    """All facts as plain JSON values: machine, versions, load, thread_variables, convbench, warnings, env_id.
+def collect(threads: int | None = None, gpu: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All facts as plain JSON values: machine, versions, load, thread_variables, convbench, gpu, warnings, env_id.
 
-    threads: what BLAS will be given, for the warnings.
+    threads: what BLAS will be given, for the warnings. gpu: facts that a child process found out (`describe.py`) about
+    the GPU that is used; left out where none is, and then env_id does not depend on there being one.
     """
     facts: dict[str, Any] = {
         "machine": machine(),
@@ -49,6 +59,8 @@ def collect(threads: int | None = None) -> dict[str, Any]:
         "convbench": build_id(),
         "collected_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    if gpu is not None:
+        facts["gpu"] = {**gpu, "versions": gpu_versions()}
     facts["warnings"] = warnings_about(facts, threads)
     facts["env_id"] = env_id(facts)
     return facts
@@ -80,7 +92,10 @@ def machine() -> dict[str, Any]:
 def env_id(facts: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits: equal for two starts on one machine with the same libraries (IDENTITY)."""
     identity = {key: facts["machine"].get(key) for key in IDENTITY}
-    text = json.dumps([identity, facts["versions"]], sort_keys=True)
+    known = [identity, facts["versions"]]
+    if "gpu" in facts:
+        known.append({key: facts["gpu"].get(key) for key in GPU_IDENTITY})
+    text = json.dumps(known, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -131,6 +146,12 @@ def versions() -> dict[str, str]:
     return {"python": python, **{name: version for name, version in found.items() if version is not None}}
 
 
+def gpu_versions() -> dict[str, str]:
+    """Version of each installed library that decides results or speed on a GPU (GPU_LIBRARIES)."""
+    found = {name: _installed(name) for name in GPU_LIBRARIES}
+    return {name: version for name, version in found.items() if version is not None}
+
+
 def build_id() -> dict[str, Any]:
     """convbench's own build: {"version", "sha", "dirty"}; outside a git checkout sha is "unknown", dirty None.
 
@@ -165,6 +186,17 @@ def warnings_about(facts: Mapping[str, Any], threads: int | None = None) -> list
     memory = machine_.get("memory_bytes")
     if memory is not None and memory < 4 << 30:
         found.append(f"only {memory / 2**30:.1f} GiB of memory: large problems will be left out")
+    return [*found, *_gpu_warnings(facts.get("gpu") or {})]
+
+
+def _gpu_warnings(gpu: Mapping[str, Any]) -> list[str]:
+    found = []
+    if gpu.get("other_processes"):
+        found.append(f"{gpu['other_processes']} other process(es) use the GPU: timings will scatter")
+    if gpu.get("mig"):
+        found.append("the GPU is divided (MIG): neighbours share its power and memory, energy is that of all parts")
+    if gpu and gpu.get("nvml") != "answers":
+        found.append(f"clocks and throttling of the GPU are not known: {gpu.get('nvml')}")
     return found
 
 

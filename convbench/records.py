@@ -2,9 +2,10 @@
 
 Schema history
   1  2026-11  first: case, status, reason, samples, setup, memory, error, operations, environment, repeat command.
+  2  2026-11  GPUs: device, launches; samples carry host_ns, sm_mhz and reasons (empty lists on a CPU).
 
-Every earlier schema still reads (tests/golden); an unknown newer one is RecordsError. A file whose last line was
-cut by a kill reads up to that line.
+Every earlier schema still reads (tests/golden), as a record of this one; an unknown newer one is RecordsError. A file
+whose last line was cut by a kill reads up to that line.
 """
 
 from __future__ import annotations
@@ -20,17 +21,24 @@ from convbench.descriptor import parse_descriptor, print_descriptor
 from convbench.errors import ConvbenchError, OutputError, RecordsError
 from convbench.problem import Case, Options
 
-SCHEMA = 1
+SCHEMA = 2
 STATUSES = ("ok", "unsupported", "unavailable", "wrong", "failed", "timed_out", "not_reached")
 
 
 @dataclass
 class Samples:
-    """Raw samples: nanoseconds of `loops` calls each, with the block and the position in it."""
+    """Raw samples: nanoseconds of `loops` calls each, with the block and the position in it.
+
+    On a GPU also, for each: host_ns, one call as the host sees it, launches and waiting included; sm_mhz, the clock of
+    the multiprocessors; reasons, why that is what it is (NVML's names). None where a reading could not be had.
+    """
 
     ns: list[int] = field(default_factory=list)
     block: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
+    host_ns: list[int | None] = field(default_factory=list)
+    sm_mhz: list[int | None] = field(default_factory=list)
+    reasons: list[list[str] | None] = field(default_factory=list)
 
 
 @dataclass
@@ -45,7 +53,10 @@ class Errors:
 
 @dataclass
 class Record:
-    """What became of one case. `reason` is a sentence whenever status is not ok."""
+    """What became of one case. `reason` is a sentence whenever status is not ok.
+
+    launches: kernels and library calls that one run enqueues on a GPU; None where that is not known.
+    """
 
     case: Case
     status: str
@@ -63,6 +74,8 @@ class Record:
     vendor: bool = False
     vendor_impl: str | None = None
     predicted_ns: float | None = None
+    device: str = "cpu"
+    launches: int | None = None
     energy_j: float | str = "unavailable"
     env_id: str = ""
     source_sha: str = ""
@@ -110,6 +123,7 @@ class Record:
                 raise RecordsError(
                     f"record schema {schema!r} is newer than this convbench reads ({SCHEMA}): update convbench"
                 )
+            data["schema"] = SCHEMA  # what an earlier one lacks has its default
             case = data.pop("case")
             data["samples"], data["error"] = Samples(**data["samples"]), Errors(**data["error"])
             problem = parse_descriptor(case["problem"]).problem

@@ -43,7 +43,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from convbench.records import Record
+    from convbench.records import Record, Samples
 
 Metric = float | int | str | None
 MIN_SHARED_BLOCKS = 3
@@ -193,6 +193,21 @@ def geomean_ci(
     return Interval(centre, math.exp(float(lo)), math.exp(float(hi)))
 
 
+#: NVML's names of what means that a GPU is slower than it was set to be.
+THROTTLING = frozenset(
+    {"sw_power_cap", "hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
+)
+CLOCK_DROP = 0.05  # of the best clock of a series: what a GPU's clock wanders by itself is less
+
+
+def is_throttled(samples: Samples) -> bool:
+    """Whether a series shows the GPU held back, or its clock CLOCK_DROP below its best. False without readings."""
+    if any(THROTTLING.intersection(reasons or ()) for reasons in samples.reasons):
+        return True
+    clocks = [mhz for mhz in samples.sm_mhz if mhz]
+    return bool(clocks) and min(clocks) < (1 - CLOCK_DROP) * max(clocks)
+
+
 def metrics(record: Record, peak_gflops: float | None = None) -> dict[str, Metric]:
     """The numbers of one record, each name with its unit; None where there is none.
 
@@ -203,7 +218,7 @@ def metrics(record: Record, peak_gflops: float | None = None) -> dict[str, Metri
     values: dict[str, Metric] = dict.fromkeys(
         ("time_s_median", "time_s_ci_lo", "time_s_ci_hi", "time_s_min", "time_s_mad")
     )
-    values |= dict.fromkeys(("gflops_direct", "gflops_executed", "pct_peak_executed", "gbps_min"))
+    values |= dict.fromkeys(("gflops_direct", "gflops_executed", "pct_peak_executed", "gbps_min", "time_host_s_median"))
     values |= {
         "n_samples": len(record.samples.ns),
         "setup_s": None if record.setup_ns is None else record.setup_ns / 1e9,
@@ -228,6 +243,9 @@ def metrics(record: Record, peak_gflops: float | None = None) -> dict[str, Metri
         "gflops_direct": problem.direct_flops / time.value,  # flop / ns = Gflop / s
         "gbps_min": problem.min_bytes / time.value,
     }
+    host = [value for value in record.samples.host_ns if value is not None]
+    if host:
+        values["time_host_s_median"] = float(np.median(host)) / 1e9
     if record.executed_flops:
         executed = sum(record.executed_flops.values()) / time.value
         values["gflops_executed"] = executed

@@ -9,7 +9,9 @@ algorithms: ["*"]                        # names or globs over names; exclude: [
 baseline: [onednn, torch, im2col_numpy]  # the first that is available
 policy: {time_budget: 10 min, min_blocks: 8, min_time: 0.2 s, ci_target: 3 %, workspace_limit: 4 GiB, seed: 0}
 ```
-A big shape file can be sampled: `problems: [{file: shapes/fbfft_space.yaml, sample: {count: 64, seed: 0}}]`.
+A big shape file can be sampled: `problems: [{file: shapes/fbfft_space.yaml, sample: {count: 64, seed: 0}}]`; an item
+may have axes of its own, which replace the suite's: `{file: shapes/vgg16.yaml, axes: {dtype: [float16]}}`.
+`device: cuda` means the rows of a GPU, and one CPU thread; `--device` says it for any suite.
 Every error names file, line and key (or the command line's option), and what was meant. No algorithm is imported.
 """
 
@@ -31,11 +33,11 @@ from convbench.nearest import nearest
 from convbench.problem import ConvShape, Pass, Problem, Semantics
 from convbench.quantities import seconds, whole
 from convbench.shapes import Layer, load_shapes, sample_layers
-from convbench.suitefile import AXES, DEFAULT_AXES, ProblemItem, SuiteFile, axis_values, texts
+from convbench.suitefile import AXES, DEFAULT_AXES, ProblemItem, SuiteFile, axis_values, device_name, texts
 from convbench.yamlfile import YamlFile
 
 BASELINE = ("onednn", "torch", "im2col_numpy")
-OVERRIDES = (*AXES, "match", "algorithm", "seed", "quick", "budget")
+OVERRIDES = (*AXES, "match", "algorithm", "seed", "quick", "budget", "device")
 _DESCRIPTOR = re.compile(rf"\s*(--|(onednn|dnnl|mkldnn)_verbose,|({'|'.join((*KEYS, 'id', 'od', 'kd'))})\d)")
 
 
@@ -66,12 +68,16 @@ class Policy:
 
 @dataclass(frozen=True)
 class Entry:
-    """One layer of a suite. `fixed` is what its descriptor's options settle (pass, dtype, layout, semantics)."""
+    """One layer of a suite. `fixed` is what its descriptor's options settle (pass, dtype, layout, semantics).
+
+    axes: those of its own, which replace the suite's; the command line's go before both.
+    """
 
     label: str
     count: int
     shape: ConvShape
     fixed: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -93,6 +99,7 @@ class Suite:
     baseline: list[str]
     policy: Policy
     asked: set[str] = field(default_factory=set)
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,7 @@ def load_suite(name_or_path: str | Path, overrides: Mapping[str, Any] | None = N
         exclude=model.exclude,
         baseline=model.baseline if model.baseline is not None else list(BASELINE),
         policy=policy,
+        device=model.device,
     )
     return _override(suite, overrides or {})
 
@@ -216,7 +224,7 @@ def _entries(file: YamlFile, model: SuiteFile) -> tuple[list[tuple[int, Entry]],
     """(position in `problems`, entry) of each layer, and the shape files that were read."""
     entries: list[tuple[int, Entry]] = []
     files: list[Path] = []
-    several = sum(bool(item.file) for item in model.problems) > 1
+    several = len({item.file for item in model.problems if item.file}) > 1
     for i, item in enumerate(model.problems):
         location = ("problems", i)
         if item.file:
@@ -224,15 +232,21 @@ def _entries(file: YamlFile, model: SuiteFile) -> tuple[list[tuple[int, Entry]],
             files.append(path)
             prefix = f"{path.stem}:" if several else ""
             layers = _sampled(file, location, item, load_shapes(path).layers)
-            entries += [(i, Entry(prefix + layer.name, layer.count, layer.shape)) for layer in layers]
+            own = _axes_of(item)
+            entries += [(i, Entry(prefix + layer.name, layer.count, layer.shape, axes=own)) for layer in layers]
             continue
         try:
             parsed = parse_descriptor(item.descriptor)
         except ProblemError as error:
             raise SuiteError(file.located(location, str(error))) from None
         shape = parsed.problem.shape
-        entries.append((i, Entry(parsed.name or _short(shape), parsed.count, shape, explicit_fields(item.descriptor))))
+        fixed = explicit_fields(item.descriptor)
+        entries.append((i, Entry(parsed.name or _short(shape), parsed.count, shape, fixed, _axes_of(item))))
     return entries, files
+
+
+def _axes_of(item: ProblemItem) -> dict[str, list[Any]]:
+    return item.axes.model_dump(by_alias=True, exclude_none=True) if item.axes else {}
 
 
 def _sampled(file: YamlFile, at: tuple[str | int, ...], item: ProblemItem, layers: Sequence[Layer]) -> Sequence[Layer]:
@@ -307,6 +321,8 @@ def _apply(suite: Suite, key: str, value: Any) -> None:
         suite.policy = replace(suite.policy, seed=whole(value, 0))
     elif key == "budget":
         suite.policy = replace(suite.policy, time_budget_s=seconds(value))
+    elif key == "device":
+        suite.device = device_name(value)
     elif key == "algorithm":
         suite.algorithms, suite.exclude = texts(value), []
     elif key == "match":
@@ -339,7 +355,8 @@ def _fits(label: str, pattern: str) -> bool:
 
 
 def _expand(suite: Suite, cores: int) -> tuple[list[ProblemCase], list[str]]:
-    axes = {**suite.axes, "threads": _unique(cores if t == "all" else t for t in suite.axes["threads"])}
+    counts = _unique(cores if t == "all" else t for t in suite.axes["threads"])
+    axes = {**suite.axes, "threads": counts if suite.device == "cpu" else [1]}
     cases: dict[ProblemCase, ProblemCase] = {}
     notes: dict[str, None] = {}
     for threads in axes["threads"]:  # outermost: another number of threads means other worker processes
@@ -359,7 +376,7 @@ def _of_entry(
     entry: Entry, axes: Mapping[str, list[Any]], asked: set[str], notes: dict[str, None]
 ) -> Iterable[tuple[Problem, str, str]]:
     """(problem, weights, mode) for each combination of the axes that one layer takes part in."""
-    own = dict(axes)
+    own = {**axes, **{axis: values for axis, values in entry.axes.items() if axis not in asked}}
     for axis in ("pass", "dtype", "layout"):
         if axis not in entry.fixed:
             continue

@@ -13,6 +13,7 @@ from convbench.problem import ITEM_BYTES, LAYOUTS, Pass
 from convbench.quantities import fraction, seconds, size_bytes, whole
 from convbench.shapes import Count, Text, text
 
+DEVICES = ("cpu", "cuda")
 CHOICES: dict[str, tuple[str, ...]] = {
     "pass": tuple(str(p) for p in Pass),
     "dtype": tuple(ITEM_BYTES),
@@ -42,6 +43,11 @@ def axis_values(axis: str, value: Any) -> list[Any]:
     else:
         parse = partial(_choice, CHOICES[axis])
     return list(dict.fromkeys(parse(v) for v in _listed(value)))
+
+
+def device_name(value: Any) -> str:
+    """The device that a suite runs on; ValueError for anything but its name."""
+    return _choice(DEVICES, value)
 
 
 def texts(value: Any) -> list[str]:
@@ -134,12 +140,13 @@ class Sample(BaseModel):
 
 
 class ProblemItem(BaseModel):
-    """A shape file, whole or sampled, or a descriptor."""
+    """A shape file, whole or sampled, or a descriptor; `axes` of its own replace the suite's for it."""
 
     model_config = ConfigDict(extra="forbid")
     file: Text = ""
     sample: Sample | None = None
     descriptor: Text = ""
+    axes: Axes | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> ProblemItem:
@@ -169,6 +176,7 @@ class SuiteFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     title: Text = ""
+    device: Annotated[str, BeforeValidator(device_name)] = "cpu"
     problems: Annotated[list[Annotated[ProblemItem, BeforeValidator(_problem)]], BeforeValidator(_some)]
     axes: Axes = Axes()
     algorithms: Annotated[list[str], BeforeValidator(_some_texts)] = ["*"]

@@ -16,7 +16,6 @@ import os
 import sys
 import time
 import traceback
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,11 @@ from convbench import lifeline
 from convbench.protocol import PARENT_PID, REPLY_FD
 
 PILOT_MACS = 500_000
+GPU_PILOT_MACS = 50_000_000  # enough that launching is not what takes the time
 PILOT_NS = 20_000_000
+GPU_SAMPLE_NS = 5_000_000  # events resolve half a microsecond
+GPU_WARM_S = 1.0  # for all subjects together: clocks rise with the first of them
+GPU_CACHE_SHARE = 0.25  # of the GPU's memory: inputs and oracle results that are kept
 PEAK_REPEATS = 4
 LEAST_PART = 0.5  # of the time for sampling that stays when plans had to be prepared again
 
@@ -74,9 +77,13 @@ class Prepared:
 class Worker:
     """Holds the catalog and the verified plans of the problem in hand."""
 
+    device: Any = None
+    monitor: Any = None
+
     def __init__(self, emit: Any) -> None:
         self.emit = emit
         self.prepared: dict[str, Prepared] = {}
+        self.timers: dict[str, Any] = {}
         self.verifier: Any = None
         self.problem_key: tuple[Any, ...] | None = None
         self.cache_dir: Path | None = None
@@ -91,25 +98,55 @@ class Worker:
             traceback.print_exc()
             self.emit({"ev": "refused", "status": "failed", "reason": sentence_of(error)})
 
-    def do_hello(self, skip: dict[str, str], memory_bytes: int, threads: int, cache_dir: str | None) -> None:
-        """Loads the catalog and checks that the thread pools are what the environment asked for."""
+    def do_hello(
+        self, skip: dict[str, str], memory_bytes: int, threads: int, cache_dir: str | None, device: str = "cpu"
+    ) -> None:
+        """Loads the catalog and checks that the thread pools are what the environment asked for.
+
+        Beside a GPU this process keeps all cores and its memory uncapped: the driver has threads of its own, maps far
+        more than it uses, and what may run out is the GPU's memory, which says so by itself.
+        """
         from convbench import catalog
-        from convbench.devices.cpu import CpuDevice
 
         self.threads = threads
         self.cache_dir = Path(cache_dir) if cache_dir else None
         self.catalog = catalog.load(skip=skip)
-        self.device = CpuDevice()
         self.memory_bytes = memory_bytes
-        lifeline.pin(threads)
-        lifeline.cap_memory(memory_bytes)
+        if device == "cuda":
+            self._take_gpu()
+        else:
+            from convbench.devices.cpu import CpuDevice
+
+            self.device = CpuDevice()
+            lifeline.pin(threads)
+            lifeline.cap_memory(memory_bytes)
         self.emit({"ev": "ready", "pools": thread_pools()})
+
+    def _take_gpu(self) -> None:
+        from convbench.devices import nvml
+        from convbench.devices.cuda import CudaDevice
+        from convbench.verify.reference import CACHE
+
+        self.device = CudaDevice()
+        self.monitor = nvml.Monitor(self.device.xp.cuda.Device().pci_bus_id)
+        CACHE.limit_bytes = int(GPU_CACHE_SHARE * self.device.gpu.memory_bytes)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this worker's rows run on a GPU."""
+        return self.device is not None and self.device.name == "cuda"
 
     def do_peaks(self) -> None:
         """Measured compute peaks at this thread count, in GFLOP/s: raw multiply-adds, and NumPy's sgemm.
 
-        Multiply-adds in registers below a product's rate mean that somebody else had the cores: measured again.
+        Multiply-adds in registers below a product's rate mean that somebody else had the cores: measured again. On a
+        GPU: products by the vendor's BLAS in each arithmetic, and the rate of copying memory.
         """
+        if self.on_gpu:
+            from convbench.devices import cuda_peaks
+
+            self.emit({"ev": "peaks", "peaks": cuda_peaks.measure(self.device)})
+            return
         from convbench.devices import fma_peak
         from convbench.environment import measure_peaks
 
@@ -147,13 +184,17 @@ class Worker:
 
         self.prepared.clear()
         self.verifier, self.problem_key = None, None
+        self.timers.clear()
         CACHE.clear()
+        if self.on_gpu:
+            self.device.free_cached()
 
     def do_verify(
         self, problem: str, implementation: str, weights: str, seed: int, workspace_limit: int, memory_bytes: int
     ) -> None:
         """Prepares, verifies and keeps one case; a refusal is a status with its sentence."""
-        lifeline.cap_memory(min(self.memory_bytes, lifeline.data_bytes() + memory_bytes))
+        if not self.on_gpu:
+            lifeline.cap_memory(min(self.memory_bytes, lifeline.data_bytes() + memory_bytes))
         self.emit(self._verify(problem, implementation, weights, seed, workspace_limit))
 
     def do_pilot(self, problem: str, implementation: str, weights: str, seed: int, measure: bool) -> None:
@@ -167,12 +208,12 @@ class Worker:
             self.emit({"ev": "rate", "flops_per_ns": 0.0, "target_flops": 0.0})
             return
         rate = 0.0
-        budget = PILOT_MACS
+        budget = GPU_PILOT_MACS if self.on_gpu else PILOT_MACS
         for _ in range(2 if measure else 0):
             small = shrink(target, budget)
             if chosen.why_not(small, weights) is not None:
                 break
-            verifier = Verifier(small, seed=seed)
+            verifier = Verifier(small, seed=seed, device=self.device)
             plan, verdict = verifier.verify(chosen, self._context, weights)
             if plan is None:
                 break
@@ -194,12 +235,13 @@ class Worker:
         rule: dict[str, Any],
         first_block: int,
         loops: dict[str, int],
+        energy_s: float = 0.0,
     ) -> None:
         """Samples verified cases in blocks, then verifies each once more on fresh inputs."""
-        from convbench.measure.sampler import BlockSampler, Settings, Subject
+        from convbench.measure.sampler import SAMPLE_NS, BlockSampler, Settings
         from convbench.measure.stopping import StoppingRule
 
-        clock = CpuClock(self._flushing_device() if mode == "cold" else self.device)
+        clock = self._clock(mode)
         deadline_ns = clock.now_ns() + int(seconds * 1e9)
         subjects = []
         for name in implementations:
@@ -210,24 +252,23 @@ class Worker:
                     reason = f"when it was verified a second time: {event['reason']}"
                     self.emit({"ev": "lost", "implementation": name, "status": event["status"], "reason": reason})
                     continue
-            ready = self.prepared[name]
-            subjects.append(
-                Subject(
-                    name,
-                    self._call(ready),
-                    ready.plan.implementation.pool,
-                    float(ready.first_run_ns),
-                    loops=loops.get(name, 0),
-                )
-            )
+            try:
+                subjects.append(self._subject(name, mode, loops.get(name, 0)))
+            except Exception as error:  # noqa: BLE001 - costs this subject alone, and is told
+                traceback.print_exc()
+                reason = f"before it was timed: {sentence_of(error)}"
+                self.emit({"ev": "lost", "implementation": name, "status": "failed", "reason": reason})
+        warm_s, sample_ns = (GPU_WARM_S / max(1, len(subjects)), GPU_SAMPLE_NS) if self.on_gpu else (0.2, SAMPLE_NS)
         settings = Settings(
             StoppingRule(**rule),
             baseline,
             max(deadline_ns, clock.now_ns() + int(LEAST_PART * seconds * 1e9)),  # preparing again took its part
             mode,
             0.04 if self.threads > 1 else 0.0,
+            warm_s,
             seed=seed + first_block,
             first_block=first_block,
+            sample_ns=sample_ns,
         )
         sampler = BlockSampler(
             subjects,
@@ -248,34 +289,65 @@ class Worker:
         sampled = sampler.run()
         spoiled = self._operand_sums() != before
         for subject in sampled:
-            self._finish(subject, spoiled)
+            self._finish(subject, spoiled, energy_s)
         self.emit({"ev": "sampled"})
 
     def _operand_sums(self) -> list[int]:
         """Checksums of the operands that all subjects of a problem share while they are timed."""
+        from convbench.verify.buffers import checksum
+
         if self.verifier is None:
             return []
-        return [zlib.crc32(array) for array in self.verifier.operands()[:2]]
+        return [checksum(array) for array in self.verifier.operands()[:2]]
+
+    def _clock(self, mode: str) -> Any:
+        """The host's clock, with a flush of the caches that matter."""
+        if self.on_gpu:
+            from convbench.devices.cuda_timing import CudaClock
+
+            return CudaClock(self.device)
+        return CpuClock(self._flushing_device() if mode == "cold" else self.device)
+
+    def _subject(self, name: str, mode: str, loops: int) -> Any:
+        """A verified plan as something to time: by the host's clock, or by events on its stream."""
+        from convbench.measure.sampler import Subject
+
+        ready = self.prepared[name]
+        pool, first_ns = ready.plan.implementation.pool, float(ready.first_run_ns)
+        if not self.on_gpu:
+            return Subject(name, self._call(ready), pool, first_ns, loops=loops)
+        from convbench.devices.cuda_timing import CudaTimer
+
+        timer = CudaTimer(self.device, ready.plan, ready.verifier.operands(), mode, self.monitor)
+        self.timers[name] = timer
+        return Subject(name, timer.call, pool, first_ns, loops=loops, timer=timer)
 
     def _emit_sample(self, name: str, block: int, position: int, ns: int, loops: int) -> None:
-        self.emit(
-            {
-                "ev": "sample",
-                "implementation": name,
-                "block": block,
-                "position": position,
-                "ns": ns,
-                "loops": loops,
-            }
-        )
+        event = {
+            "ev": "sample",
+            "implementation": name,
+            "block": block,
+            "position": position,
+            "ns": ns,
+            "loops": loops,
+        }
+        timer = self.timers.get(name)
+        if timer is not None:
+            event["reading"], timer.reading = timer.reading, {}
+        self.emit(event)
 
-    def _finish(self, subject: Any, spoiled: bool) -> None:
-        """After timing: the same plan must still be right, on inputs that it has not seen."""
+    def _finish(self, subject: Any, spoiled: bool, energy_s: float) -> None:
+        """After timing: the same plan must still be right, on inputs that it has not seen. energy_s: what may go
+        into reading a GPU's energy counter."""
         self.emit({"ev": "at", "implementation": subject.name})
         ready = self.prepared[subject.name]
         verdict = ready.verifier.recheck(ready.plan)
         reason = "somebody in its group changed the operands while they were timed" if spoiled else verdict.reason
-        self.emit({"ev": "done", "implementation": subject.name, "ok": verdict.ok and not spoiled, "reason": reason})
+        done = {"ev": "done", "implementation": subject.name, "ok": verdict.ok and not spoiled, "reason": reason}
+        timer = self.timers.pop(subject.name, None)
+        if timer is not None:
+            done |= {"energy_j": timer.energy_j(energy_s) if energy_s else "unavailable", "notes": timer.notes}
+        self.emit(done)
 
     def _context(self) -> Any:
         return self.device.context(self.threads)
@@ -300,7 +372,8 @@ class Worker:
         if key != self.problem_key:
             self.prepared.clear()
             target = parse_descriptor(problem).problem
-            self.verifier = Verifier(target, seed=seed, cache_dir=self.cache_dir)
+            self.timers.clear()
+            self.verifier = Verifier(target, seed=seed, cache_dir=self.cache_dir, device=self.device)
             self.problem_key = key
         target = self.verifier.problem
         chosen = self.catalog.implementations[name]
@@ -352,6 +425,7 @@ class Worker:
             "workspace_estimate_bytes": estimate,
             "executed_flops": chosen.executed_flops(target),
             "arithmetic": target.dtype if chosen.arithmetic == "native" else chosen.arithmetic,
+            "launches": getattr(plan.context, "launches", None),
             "vendor_impl": plan.notes.get("vendor_impl"),
             "notes": plan.notes,
             "first_run_ns": verdict.first_run_ns,

@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from convbench.devices.arrays import as_real, narrowed
+from convbench.devices.cpu import aligned_empty
+
 LAUNCH_NS = 4_000
 KERNEL_NS = 200_000
 TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}
@@ -67,7 +70,7 @@ class Timeline:
 
 
 class Pointer:
-    """MemoryPointer: data.ptr, data.memset_async."""
+    """MemoryPointer: an address and what is done to what lies there."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.ptr = int(array.ctypes.data)
@@ -76,6 +79,13 @@ class Pointer:
         fake = sys.modules["cupy"].fake
         pointer = self.ptr
         fake.enqueue("zero", 1000, lambda: memory(pointer, size, np.uint8).fill(value))
+
+
+    def copy_from_device_async(self, source: Pointer, size: int) -> None:
+        fake = sys.modules["cupy"].fake
+        here, there = self.ptr, source.ptr
+        ns = max(1000, size // 2000)
+        fake.enqueue("copy", ns, lambda: np.copyto(memory(here, size, np.uint8), memory(there, size, np.uint8)))
 
 
 class ndarray(np.ndarray):
@@ -111,6 +121,9 @@ class Stream:
     def synchronize(self) -> None:
         self.fake.time.wait_until(self.free_at)
 
+    def wait_event(self, event: Event) -> None:
+        self.free_at = max(self.free_at, event.ns)
+
     def begin_capture(self) -> None:
         self.captured = []
 
@@ -130,7 +143,7 @@ class Graph:
 
 
 class Event:
-    def __init__(self) -> None:
+    def __init__(self, disable_timing: bool = False) -> None:
         self.fake: Fake = sys.modules["cupy"].fake
         self.ns = 0
 
@@ -204,8 +217,9 @@ def gemm(
         target = strided(c, TYPES[type_c], batch, step_c, m, n, ld_c)
         first = first.transpose(0, 2, 1) if op_a else first
         second = second.transpose(0, 2, 1) if op_b else second
-        product = scale * (first.astype(np.float64) @ second.astype(np.float64))
-        target[...] = product + keep * target if keep else product
+        product = scale * (as_real(first).astype(np.float64) @ as_real(second).astype(np.float64))
+        product = (product + keep * target if keep else product).astype(np.float32)
+        target[...] = narrowed(product, "bfloat16") if type_c == 14 else product
 
     fake.products.append(compute)
     fake.enqueue("gemm", fake.kernel_ns, multiply)
@@ -307,9 +321,13 @@ class Module(types.ModuleType):
     fake: Fake
 
     def empty(self, shape: Any, dtype: Any = np.float64) -> ndarray:
-        array = np.empty(shape, dtype).view(ndarray)
+        array = aligned_empty(shape, dtype, 512).view(ndarray)
         self.fake.allocated(array.nbytes)
         return array
+
+    def copyto(self, target: Any, source: Any) -> None:
+        """In the order of the current stream."""
+        self.fake.enqueue("copyto", 1000, lambda: np.copyto(target, source))
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(np, name)
@@ -347,7 +365,7 @@ def module(available: bool = True, compute: tuple[int, int] = (9, 0), driver: in
     cupy.cuda = types.SimpleNamespace(
         Stream=Stream, Event=Event, MemoryHook=Hook, Device=Device, runtime=runtime, cublas=cublas,
         cufft=types.SimpleNamespace(PlanNd=PlanNd, CUFFT_R2C=0x2A, CUFFT_C2R=0x2C),
-        is_available=lambda: fake.available,
+        is_available=lambda: fake.available, get_current_stream=lambda: fake.current[-1],
         get_elapsed_time=lambda start, end: (end.ns - start.ns) / 1e6,
     )  # fmt: skip
     return cupy

@@ -28,6 +28,13 @@ class CudaImplementation(Implementation):
         """The steps for one problem; workspace, grids and tile sizes follow from it. Allocates nothing."""
         raise NotImplementedError(f"{type(self).__name__} must implement program(problem, gpu)")
 
+    def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
+        """Other programs for the same problem, by a name such as "128x64": what a sweep on a GPU compares. May be none.
+
+        Each computes what `program` does; they differ in tiles and the like.
+        """
+        return {}
+
     def unavailable(self) -> str | None:
         """What is missing: cupy or another module, a driver, a GPU, or a compute capability of at least `least`."""
         missing = super().unavailable()

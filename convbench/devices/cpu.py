@@ -76,6 +76,10 @@ class CpuDevice:
         """Within it, array operations queue up behind a plan's run(); on the CPU nothing queues."""
         return contextlib.nullcontext()
 
+    def joined(self, context: Any) -> contextlib.AbstractContextManager[Any]:
+        """Within it, a plan's run() sees what was computed before, and is seen after; on the CPU it is so anyway."""
+        return contextlib.nullcontext()
+
     def finish(self, context: Any) -> None:
         """Waits for what a plan's run() has enqueued, and for nothing else; on the CPU that is done."""
 

@@ -188,6 +188,26 @@ class CudaDevice:
         stream: contextlib.AbstractContextManager[Any] = context.stream
         return stream
 
+    @contextlib.contextmanager
+    def joined(self, context: CudaContext | None) -> Iterator[None]:
+        """Within it, a plan's run() follows what the current stream was given, and leads what it is given after.
+
+        Streams wait for each other, the host waits for none. None, for a plan that is being made: the host waits.
+        """
+        cuda = self.xp.cuda
+        current = cuda.get_current_stream()
+        if context is None:
+            current.synchronize()
+            yield
+            return
+        before, after = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
+        before.record(current)
+        context.stream.wait_event(before)
+        with context.stream:
+            yield
+        after.record(context.stream)
+        current.wait_event(after)
+
     def finish(self, context: Any) -> None:
         """Waits for the plan's stream and for no other."""
         context.stream.synchronize()

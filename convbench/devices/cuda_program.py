@@ -70,7 +70,7 @@ def bind(context: Any, program: Program, weights: Any = None) -> Run:
     if program.reads_filter():
         kept = context.empty(weights.shape, weights.dtype)
         with context.stream:
-            context.xp.copyto(kept, weights)
+            context.xp.copyto(kept, weights.view(kept.dtype))
         operands["b"] = kept
     context.stream.synchronize()
     context.launches = len(program.steps)

@@ -16,10 +16,6 @@ REASONS = {
     0x20: "sw_thermal_slowdown", 0x40: "hw_thermal_slowdown", 0x80: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }  # fmt: skip
-#: Those that mean that the GPU is slower than it was set to be.
-THROTTLING = frozenset(
-    {"sw_power_cap", "hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
-)
 
 
 class Monitor:
@@ -95,11 +91,3 @@ class Monitor:
 
 def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def is_throttled(readings: list[dict[str, Any]], drop: float) -> bool:
-    """Whether a series of readings shows the GPU held back, or its clock `drop` (a share) below its best."""
-    if any(THROTTLING.intersection(reading.get("reasons") or ()) for reading in readings):
-        return True
-    clocks = [reading["sm_mhz"] for reading in readings if reading.get("sm_mhz")]
-    return bool(clocks) and min(clocks) < (1 - drop) * max(clocks)

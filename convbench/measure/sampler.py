@@ -26,6 +26,16 @@ SHORT_CALL_NS = 100_000_000  # above this cold caches and the wake-up of a threa
 HARD_MIN_SAMPLES = 3  # below this there is no interval, so no result
 
 
+class Timer(Protocol):
+    """How a subject is timed where the host's clock around its calls would not do (a GPU)."""
+
+    def call(self) -> None:
+        """One run, waited for."""
+
+    def time(self, loops: int) -> int:
+        """Nanoseconds of `loops` runs."""
+
+
 class Clock(Protocol):
     """What the sampler needs of a machine."""
 
@@ -41,7 +51,10 @@ class Clock(Protocol):
 
 @dataclass
 class Subject:
-    """One thing to time. `call()` runs it once; `pool` names the thread pool that it uses."""
+    """One thing to time. `call()` runs it once; `pool` names the thread pool that it uses.
+
+    timer: times it instead of the sampler's clock, which still keeps the deadline.
+    """
 
     name: str
     call: Callable[[], None]
@@ -54,6 +67,7 @@ class Subject:
     finished: bool = False
     noisy: bool = False
     half_width: float = float("inf")
+    timer: Timer | None = None
 
     @property
     def per_call(self) -> list[float]:
@@ -63,7 +77,10 @@ class Subject:
 
 @dataclass
 class Settings:
-    """How a group of subjects is sampled. `deadline_ns` is on the sampler's clock."""
+    """How a group of subjects is sampled. `deadline_ns` is on the sampler's clock.
+
+    sample_ns: how long a sample of short calls should be, where there is time for the wanted blocks.
+    """
 
     rule: StoppingRule
     baseline: str | None
@@ -73,6 +90,7 @@ class Settings:
     warm_min_s: float = 0.2
     seed: int = 0
     first_block: int = 0
+    sample_ns: int = SAMPLE_NS
 
 
 class BlockSampler:
@@ -136,6 +154,8 @@ class BlockSampler:
             self._failed(subject.name, error)
 
     def _time(self, subject: Subject, loops: int) -> int:
+        if subject.timer is not None:
+            return subject.timer.time(loops)
         call, now = subject.call, self.clock.now_ns
         start = now()
         for _ in range(loops):
@@ -166,7 +186,7 @@ class BlockSampler:
         """How long a sample of short calls should be, its warm call and its pause counted, to get all blocks in."""
         planned = SAMPLING_SHARE * self._time_left() / (self.settings.rule.min_blocks * max(1, len(self.subjects)))
         worth = int((planned - self.settings.pool_pause_s * 1e9) / 2)
-        return min(max(worth, SHORTEST_SAMPLE_NS), SAMPLE_NS)
+        return min(max(worth, SHORTEST_SAMPLE_NS), self.settings.sample_ns)
 
     def _sample(self, subject: Subject, block: int, position: int) -> None:
         if self.settings.mode == "cold":

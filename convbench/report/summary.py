@@ -24,7 +24,7 @@ SUMMARY_SCHEMA = 1
 def analyse(environment: dict[str, Any], records: Sequence[Record]) -> Analysis:
     """Rows, winners, geometric means and totals of one run. No record is left out."""
     rows = [
-        Row(r, _arithmetic(r), metrics(r, peak_gflops(environment, r.case.options.threads, r.case.problem.dtype)))
+        Row(r, _arithmetic(r), metrics(r, peak_gflops(environment, r.case.options.threads, _multiplied_in(r))))
         for r in records
     ]
     baseline, note = choose_baseline(environment, rows)
@@ -154,6 +154,11 @@ def interval_dict(name: str, interval: Interval | None, ci_name: str | None = No
 
 def _arithmetic(record: Record) -> str:
     return record.case.problem.dtype if record.arithmetic in ("", "native") else record.arithmetic
+
+
+def _multiplied_in(record: Record) -> str:
+    """The type whose peak a row is compared with: "tf32" for "3xtf32", "float16" for "float16-acc32"."""
+    return _arithmetic(record).split("-")[0].removeprefix("3x")
 
 
 def _add_speedups(rows: Sequence[Row], baseline: str | None) -> None:

@@ -11,23 +11,30 @@ from convbench.problem import Problem
 #: and copying each element (some 150 ns an element against some 20 runs at 60 GFLOP/s), and processes, plans, pauses.
 ELEMENT_FLOPS = 500.0
 FIXED_FLOPS = 5e8
+#: The same beside a GPU of some 30 TFLOP/s: a case costs some 0.1 s whatever its size (compiling, capturing, waiting).
+GPU_ELEMENT_FLOPS, GPU_FIXED_FLOPS = 5e3, 3e12
 
 
-def weight(problem: Problem) -> float:
+def weight(problem: Problem, device: str = "cpu") -> float:
     """The part of a suite's time that a problem deserves, in arbitrary units."""
+    each, fixed = (ELEMENT_FLOPS, FIXED_FLOPS) if device == "cpu" else (GPU_ELEMENT_FLOPS, GPU_FIXED_FLOPS)
     elements = problem.operand_bytes / problem.item_bytes
-    return problem.direct_flops + ELEMENT_FLOPS * elements + FIXED_FLOPS
+    return problem.direct_flops + each * elements + fixed
 
 
 class Budget:
     """Time left, shared by weight; what one problem leaves over, the next ones get."""
 
     def __init__(
-        self, seconds: float, problems: Sequence[Problem], clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        problems: Sequence[Problem],
+        clock: Callable[[], float] = time.monotonic,
+        device: str = "cpu",
     ) -> None:
         self._clock = clock
         self._end = clock() + seconds
-        self._weights = [weight(p) for p in problems]
+        self._weights = [weight(p, device) for p in problems]
 
     def left(self) -> float:
         """Seconds left for the whole suite; may be negative."""

@@ -66,8 +66,8 @@ def execute(
     passes through; all finished problems stay on disk.
     """
     with _locked(run_dir):
-        facts = environment.collect()
-        env_id = facts["env_id"]
+        facts = environment.collect(gpu=(listing.get("gpu") or {}) if plan.device == "cuda" else None)
+        env_id, versions = facts["env_id"], {**facts["versions"], **facts.get("gpu", {}).get("versions", {})}
         if resume:
             _check_same(plan, run_dir, listing, env_id, force)
         kept = _keep_whole_problems(plan, run_dir / "records.jsonl") if resume else []
@@ -76,7 +76,7 @@ def execute(
         todo = [p for p in plan.problems if not all(c.id in have for c in plan.cases(p))]
         outcome = Outcome(run_dir, Counter(r.status for r in kept))
         observer.started(len(todo), len(todo) * len(plan.algorithms))
-        with Session(listing, env_id, facts["versions"], scratch=run_dir) as session:
+        with Session(listing, env_id, versions, scratch=run_dir, device=plan.device) as session:
             written = _environment(plan, facts, run_dir, session, resume)
             writer = RecordWriter(run_dir / "records.jsonl")
             try:
@@ -96,7 +96,7 @@ def _run_all(
     observer: Observer,
     outcome: Outcome,
 ) -> None:
-    budget = Budget(plan.policy.time_budget_s, [p.problem for p in todo])
+    budget = Budget(plan.policy.time_budget_s, [p.problem for p in todo], device=plan.device)
     previous_threads: int | None = None
     for problem in todo:
         if previous_threads not in (None, problem.threads):
@@ -126,6 +126,7 @@ def _environment(plan: RunPlan, facts: dict[str, Any], run_dir: Path, session: S
     data = {
         **facts,
         "peaks": peaks,
+        "device": plan.device,
         "suite": {**plan.suite, "baseline": plan.baseline, "policy": vars(plan.policy)},
         "argv": ["convbench", *sys.argv[1:]],
         "mixed": plan.mixed,

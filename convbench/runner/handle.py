@@ -34,9 +34,11 @@ class WorkerGone(WorkerFailed):
 
 
 class WorkerHandle:
-    """One worker process with a fixed thread count."""
+    """One worker process with a fixed thread count, for the rows of one device."""
 
-    def __init__(self, threads: int, skip: dict[str, str], memory_bytes: int, cache_dir: Path) -> None:
+    def __init__(
+        self, threads: int, skip: dict[str, str], memory_bytes: int, cache_dir: Path, device: str = "cpu"
+    ) -> None:
         self.threads = threads
         read_fd, write_fd = os.pipe()
         env = dict(os.environ) | thread_env(threads)
@@ -59,7 +61,8 @@ class WorkerHandle:
         self._buffer = b""
         self._lines: list[bytes] = []
         try:
-            self.send("hello", skip=skip, memory_bytes=memory_bytes, threads=threads, cache_dir=str(cache_dir))
+            more = {} if device == "cpu" else {"device": device}
+            self.send("hello", skip=skip, memory_bytes=memory_bytes, threads=threads, cache_dir=str(cache_dir), **more)
             first = self.next_event(START_TIMEOUT_S)
             if first["ev"] != "ready":
                 raise WorkerFailed(f"a worker could not start: {first.get('reason')}")

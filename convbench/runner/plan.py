@@ -15,7 +15,7 @@ from convbench.suite import Policy, ProblemCase
 
 @dataclass
 class RunPlan:
-    """Problems in order, algorithm names, baselines in order of preference, and the policy."""
+    """Problems in order, algorithm names, baselines in order of preference, the policy, and whose rows they are."""
 
     suite: dict[str, Any]
     problems: list[ProblemCase]
@@ -24,6 +24,7 @@ class RunPlan:
     policy: Policy
     source_sha: dict[str, str] = field(default_factory=dict)
     mixed: bool = False
+    device: str = "cpu"
 
     def cases(self, problem: ProblemCase) -> list[Case]:
         """One case per algorithm."""
@@ -41,6 +42,7 @@ class RunPlan:
             "policy": asdict(self.policy),
             "source_sha": self.source_sha,
             "mixed": self.mixed,
+            "device": self.device,
         }
         return json.dumps(data, indent=1)
 
@@ -60,6 +62,7 @@ class RunPlan:
                 Policy(**data["policy"]),
                 data["source_sha"],
                 data["mixed"],
+                data.get("device", "cpu"),  # plans written before there was another
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RecordsError(
@@ -72,10 +75,11 @@ def _plain(problem: ProblemCase) -> dict[str, Any]:
     return {name: getattr(problem, name) for name in ("weights", "threads", "mode", "seed", "label", "count")}
 
 
-def repro_line(case: Case) -> str:
+def repro_line(case: Case, device: str = "cpu") -> str:
     """The command that repeats one case."""
     o = case.options
     extra = "" if o.mode == "hot" else f" --mode {o.mode}"
+    extra += "" if device == "cpu" else f" --device {device}"
     return (
         f"python -m convbench run '{print_descriptor(case.problem)}' --algorithm {case.implementation} "
         f"--weights {o.weights} --threads {o.threads} --seed {o.seed}{extra}"

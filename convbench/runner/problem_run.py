@@ -7,6 +7,7 @@ than its share of the time gets its record here, and costs nobody else anything 
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ from convbench.records import Errors, Record, Samples
 from convbench.runner.handle import WorkerGone
 from convbench.runner.plan import RunPlan, repro_line
 from convbench.runner.session import Session
-from convbench.stats import median_ci
+from convbench.stats import is_throttled, median_ci
 from convbench.suite import ProblemCase
 
+ENERGY_S, ENERGY_SHARE = 0.3, 0.05  # for a GPU's energy counter: at least so long, at most this share of the time
+GPU_FLOAT64_COPIES = 10  # of the result, on a GPU: what comparing it with the oracle takes
 PROCESS_BYTES = 2 * 2**30  # what libraries may take for a case beside its arrays
 PILOT_FLOPS = 2e8  # smaller problems are tried outright
 LEAST_S = 0.1  # of sampling: what even a problem that is late gets
@@ -44,6 +47,7 @@ class Progress:
     done: bool = False
     predicted_ns: float | None = None
     started_utc: str = ""
+    energy_j: float | str = "unavailable"
 
     def end(self, status: str, reason: str) -> None:
         """A final status with its sentence; the first one stands."""
@@ -119,13 +123,19 @@ class ProblemRun:
 
     def _too_big(self) -> str | None:
         """A sentence where operands, their copies and the oracle would not fit into memory."""
-        need = 8 * self.problem.problem.operand_bytes
+        problem = self.problem.problem
+        need = 8 * problem.operand_bytes
+        if self.session.device == "cuda":
+            need = 4 * problem.operand_bytes + 8 * GPU_FLOAT64_COPIES * math.prod(problem.out_shape)
         if need <= self.session.memory_bytes:
             return None
         return (
             f"needs about {need / 2**30:.1f} GiB for operands and their verification; "
-            f"{self.session.memory_bytes / 2**30:.1f} GiB may be used on this machine"
+            f"{self.session.memory_bytes / 2**30:.1f} GiB may be used on this {self._where()}"
         )
+
+    def _where(self) -> str:
+        return "machine" if self.session.device == "cpu" else "GPU"
 
     def _quarantine(self, progress: Progress) -> None:
         name = progress.case.implementation
@@ -301,6 +311,7 @@ class ProblemRun:
                 },
                 first_block=first_block,
                 loops={n: self.progress[n].loops for n in members if self.progress[n].samples.ns},
+                **self._energy(seconds, len(members)),
             )
             while True:
                 event = worker.next_event(self._timeout_s())
@@ -323,17 +334,27 @@ class ProblemRun:
                 self._forgive(self._timeout_s())
             return True
 
+    def _energy(self, seconds: float, members: int) -> dict[str, float]:
+        """How long each member's energy may be read, where there is a counter and time enough for it."""
+        affordable = self.session.device == "cuda" and ENERGY_SHARE * seconds >= ENERGY_S * members
+        return {"energy_s": ENERGY_S} if affordable else {}
+
     def _take(self, event: dict[str, Any]) -> None:
         progress = self.progress[event["implementation"]]
         if event["ev"] == "sample":
             progress.samples.ns.append(event["ns"])
             progress.samples.block.append(event["block"])
             progress.samples.position.append(event["position"])
+            if "reading" in event:
+                for series in ("host_ns", "sm_mhz", "reasons"):
+                    getattr(progress.samples, series).append(event["reading"].get(series))
             progress.loops = event["loops"]
         elif event["ev"] == "lost":
             progress.end(event["status"], f"{progress.case.implementation}: {event['reason']}")
         elif event["ev"] == "done":
             progress.done = True
+            progress.energy_j = event.get("energy_j", "unavailable")
+            progress.facts.setdefault("notes", {}).update(event.get("notes", {}))
             if not event["ok"]:
                 progress.end("wrong", f"after timing: {event['reason']}")
             elif len(progress.samples.ns) < MIN_BLOCKS_TO_COUNT:
@@ -351,6 +372,11 @@ class ProblemRun:
         width = median_ci([float(ns) for ns in samples.ns], samples.block).relative_half_width
         return width > policy.ci_target or len(samples.ns) < policy.min_blocks
 
+    def _flags(self, progress: Progress) -> list[str]:
+        """What to know about a time: that its interval is wide, that the GPU was held back."""
+        checks = (("noisy", self._is_noisy(progress)), ("throttled", is_throttled(progress.samples)))
+        return [name for name, holds in checks if holds]
+
     def _record(self, progress: Progress) -> Record:
         facts, name = progress.facts, progress.case.implementation
         described = self.session.described.get(name, {})
@@ -359,7 +385,7 @@ class ProblemRun:
             case=progress.case,
             status=progress.status or "ok",
             reason=progress.reason,
-            flags=["noisy"] if ok and self._is_noisy(progress) else [],
+            flags=self._flags(progress) if ok else [],
             samples=progress.samples if ok else Samples(),
             loops=progress.loops,
             setup_ns=facts.get("setup_ns"),
@@ -374,10 +400,13 @@ class ProblemRun:
             vendor=bool(described.get("vendor")),
             vendor_impl=facts.get("vendor_impl"),
             predicted_ns=progress.predicted_ns,
+            device=self.session.device,
+            launches=facts.get("launches"),
+            energy_j=progress.energy_j,
             env_id=self.session.env_id,
             source_sha=described.get("source_sha") or "",
             versions=self.session.versions_for(name),
-            repro=repro_line(progress.case),
+            repro=repro_line(progress.case, self.session.device),
             started_utc=progress.started_utc,
         )
 

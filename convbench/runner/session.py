@@ -17,16 +17,26 @@ UNKNOWN_MEMORY_BYTES = 4 * 2**30  # where the system does not say
 
 
 class Session:
-    """Workers and what was learnt from them. A context manager: leaving it ends every worker."""
+    """Workers and what was learnt from them. A context manager: leaving it ends every worker.
+
+    device: whose rows they run; memory_bytes is what may be taken of that device's memory.
+    """
 
     def __init__(
-        self, listing: dict[str, Any], env_id: str, versions: dict[str, str], scratch: Path | None = None
+        self,
+        listing: dict[str, Any],
+        env_id: str,
+        versions: dict[str, str],
+        scratch: Path | None = None,
+        device: str = "cpu",
     ) -> None:
+        self.device = device
         self.env_id, self.versions = env_id, versions
         self.described: dict[str, dict[str, Any]] = {d["name"]: d for d in listing["implementations"]}
         self.broken: dict[str, str] = {b["name"]: b["reason"] for b in listing["broken"]}
         self._skip: dict[str, str] = listing["skip"]
-        self.memory_bytes = int(MEMORY_SHARE * (memory_bytes() or UNKNOWN_MEMORY_BYTES))
+        gpu_bytes = (listing.get("gpu") or {}).get("memory_bytes") if device == "cuda" else None
+        self.memory_bytes = int(MEMORY_SHARE * (gpu_bytes or memory_bytes() or UNKNOWN_MEMORY_BYTES))
         for left_over in scratch.glob(f"{ORACLE_PREFIX}*") if scratch else ():
             shutil.rmtree(left_over, ignore_errors=True)  # of a run that was killed
         self._cache = tempfile.TemporaryDirectory(prefix=ORACLE_PREFIX, dir=scratch)
@@ -46,7 +56,8 @@ class Session:
     def worker(self, threads: int) -> WorkerHandle:
         """The worker for this thread count; a new one where there is none. One at a time holds memory."""
         if threads not in self._workers:
-            self._workers[threads] = WorkerHandle(threads, self._skip, self.memory_bytes, Path(self._cache.name))
+            cache = Path(self._cache.name)
+            self._workers[threads] = WorkerHandle(threads, self._skip, self.memory_bytes, cache, self.device)
         return self._workers[threads]
 
     def forget_worker(self, threads: int) -> None:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+import fnmatch
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from convbench.environment import allowed_cores, build_id
-from convbench.errors import OutputError, UsageError
+from convbench.errors import OutputError, UnknownAlgorithm, UsageError
 from convbench.runner.plan import RunPlan
 from convbench.suite import Suite, expand, select
 
+GPU_FALLBACK = ("im2col_cuda",)  # a baseline on a GPU without the vendor's convolutions
+
 
 def make_plan_for(suite: Suite, listing: dict[str, Any]) -> RunPlan:
-    """The cases of a suite on this machine. `listing` is what probe() gave back.
+    """The cases of a suite on this machine: rows of the suite's device. `listing` is what probe() gave back.
 
     Baselines that the suite's globs leave out are added, so that ratios have something to stand against.
     """
-    described = {d["name"]: d for d in listing["implementations"]}
-    broken = [b["name"] for b in listing["broken"]]
+    described = {d["name"]: d for d in listing["implementations"] if d["device"] == suite.device}
+    elsewhere = {d["name"] for d in listing["implementations"]} - set(described)
+    broken = [b["name"] for b in listing["broken"] if suite.device == "cpu"]
     names = [*described, *(n for n in broken if n not in described)]
+    _not_of_another_device(suite, names, elsewhere)
     chosen = select(names, suite.algorithms, suite.exclude)
-    available = [b for b in suite.baseline if b in described and described[b]["unavailable"] is None]
+    baseline = suite.baseline if suite.device == "cpu" else _gpu_baselines(suite, described)
+    available = [b for b in baseline if b in described and described[b]["unavailable"] is None]
     algorithms = list(dict.fromkeys([*available[:1], *chosen]))
     problems = expand(suite, cores=allowed_cores())
     for problem in problems:
@@ -34,10 +40,29 @@ def make_plan_for(suite: Suite, listing: dict[str, Any]) -> RunPlan:
         suite={"name": suite.name, "title": suite.title, "path": str(suite.path or ""), "sha": suite.sha},
         problems=problems,
         algorithms=algorithms,
-        baseline=list(suite.baseline),
+        baseline=list(baseline),
         policy=suite.policy,
         source_sha={n: described[n]["source_sha"] for n in algorithms if n in described},
+        device=suite.device,
     )
+
+
+def _not_of_another_device(suite: Suite, names: list[str], elsewhere: set[str]) -> None:
+    """UnknownAlgorithm, with what to say instead, for a name or glob that only rows of another device answer to."""
+    other = "cuda" if suite.device == "cpu" else "cpu"
+    for pattern in suite.algorithms:
+        if not fnmatch.filter(names, pattern) and (found := sorted(fnmatch.filter(elsewhere, pattern))):
+            raise UnknownAlgorithm(
+                f"{found[0]} runs on {other}, and this run is for {suite.device}: say --device {other}"
+            )
+
+
+def _gpu_baselines(suite: Suite, described: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The suite's own that are for a GPU; without any, the vendor's rows, those without reduced precision first."""
+    own = [b for b in suite.baseline if b in described]
+    vendor = [name for name, d in described.items() if d["vendor"]]
+    vendor.sort(key=lambda name: (described[name]["arithmetic"] not in ("native", "float32"), name))
+    return own or [*vendor, *(name for name in GPU_FALLBACK if name in described)]
 
 
 def new_run_dir(plan: RunPlan, output: Path | None, root: Path = Path("reports")) -> Path:

@@ -21,11 +21,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from convbench.devices.cpu import CpuContext
+from convbench.devices.cpu import CpuDevice
 from convbench.errors import Unavailable, Unsupported
 from convbench.problem import ConvShape, Pass, Problem
 from convbench.registry import Implementation
@@ -94,10 +95,10 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def cases(implementation: Implementation) -> Iterator[ConformanceCase]:
-    """Every shape in each pass, dtype and layout that the class declares; packed weights on some."""
+def cases(implementation: Implementation, dtypes: Sequence[str] = DTYPES) -> Iterator[ConformanceCase]:
+    """Every shape in each pass, dtype (of `dtypes`) and layout that the class declares; packed weights on some."""
     for pass_ in implementation.passes:
-        for dtype in (d for d in DTYPES if d in implementation.dtypes):
+        for dtype in (d for d in dtypes if d in implementation.dtypes):
             for layout in implementation.layouts:
                 for name, shape in SHAPES.items():
                     problem = Problem(shape, pass_, dtype, layout, implementation.semantics)
@@ -112,10 +113,12 @@ def check(
     weights: str = "raw",
     verifier: Verifier | None = None,
     threads: int | None = None,
+    device: Any = None,
 ) -> Outcome:
     """Takes one case the way that timing does: limits, estimate, prepare, verification; then the memory it took.
 
-    verifier: one to share between implementations of the same problem. threads: all cores unless given.
+    verifier: one to share between implementations of the same problem. threads: all cores unless given. device: where
+    the row runs, the CPU unless given (`devices.cuda.CudaDevice` for a GPU).
     """
     sentence = implementation.why_not(problem, weights)
     if sentence:
@@ -126,7 +129,8 @@ def check(
     count = threads or os.cpu_count() or 1
     try:
         estimate = implementation.estimate(problem, weights)
-        plan, verdict = (verifier or Verifier(problem)).verify(implementation, lambda: CpuContext(count), weights)
+        judge = verifier or Verifier(problem, device=device)
+        plan, verdict = judge.verify(implementation, lambda: (device or CpuDevice()).context(count), weights)
     except Unsupported as refused:  # a vendor's library that says so only when asked
         return Outcome("unsupported", str(refused))
     except Unavailable as missing_library:

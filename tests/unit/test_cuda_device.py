@@ -19,6 +19,8 @@ from convbench.devices.base import make_plan
 from convbench.devices.cuda_timing import CudaClock, CudaTimer, TimingError
 from convbench.errors import Unavailable
 from convbench.problem import ConvShape, Pass, Problem
+from convbench.records import Samples
+from convbench.stats import is_throttled
 from convbench.verify import Verifier
 from tests.fake_cuda import KERNEL_NS, LAUNCH_NS, Fake, install
 from tests.fake_rows import Allocates, FakeDirect, FakeWorkspace, OtherStream, add_kernels
@@ -286,6 +288,15 @@ def test_the_flush_is_outside_the_events(gpu: Fake) -> None:
     assert ns <= KERNEL_NS + LAUNCH_NS < timed.reading["host_ns"] + LAUNCH_NS
 
 
+def test_the_flush_writes_more_than_the_cache_holds(gpu: Fake) -> None:
+    for l2_bytes, flushed in ((60 << 20, 256 << 20), (200 << 20, 400 << 20)):
+        gpu.attributes["L2CacheSize"] = l2_bytes
+        cuda.forget()
+        device = cuda.CudaDevice()
+        device.flush_cache()
+        assert device._flush.nbytes == flushed
+
+
 def test_a_graph_that_holds_nothing_is_refused(gpu: Fake) -> None:
     gpu.kernel_ns = 5_000  # too short for the host's time to tell
     with pytest.raises(TimingError, match=r"captured graph leaves the result unwritten.*another stream"):
@@ -324,11 +335,14 @@ def test_energy_is_a_number_or_unavailable(gpu: Fake) -> None:
 
 
 def test_a_clock_that_drops_or_is_held_back_is_throttled() -> None:
-    steady = [{"sm_mhz": 1980, "reasons": ["gpu_idle"]}, {"sm_mhz": 1965, "reasons": []}]
-    assert not nvml.is_throttled(steady, 0.05)
-    assert nvml.is_throttled([*steady, {"sm_mhz": 1700, "reasons": []}], 0.05)
-    assert nvml.is_throttled([*steady, {"sm_mhz": 1980, "reasons": ["sw_power_cap"]}], 0.05)
-    assert not nvml.is_throttled([{"sm_mhz": None, "reasons": None}], 0.05)
+    def series(*readings: Any) -> Samples:
+        return Samples(sm_mhz=[mhz for mhz, _ in readings], reasons=[reasons for _, reasons in readings])
+
+    steady = (1980, ["gpu_idle"]), (1965, [])
+    assert not is_throttled(series(*steady))
+    assert is_throttled(series(*steady, (1700, [])))
+    assert is_throttled(series(*steady, (1980, ["sw_power_cap"])))
+    assert not is_throttled(series((None, None))) and not is_throttled(Samples())
 
 
 def test_nvml_is_read_and_never_set() -> None:

@@ -45,8 +45,19 @@ def a_record(name: str = "im2col_numpy", status: str = "ok") -> Record:
     )
 
 
-def test_a_record_comes_back_as_it_was():
-    record = a_record()
+def a_gpu_record() -> Record:
+    """The same of a GPU, with what goes with its samples."""
+    record = a_record("winograd_f4_cuda")
+    record.device, record.launches, record.energy_j = "cuda", 4, 0.125
+    record.flags = ["throttled"]
+    record.samples.host_ns = [12_000, 13_000, None]
+    record.samples.sm_mhz = [1980, 1980, None]
+    record.samples.reasons = [["gpu_idle"], ["sw_power_cap"], None]
+    return record
+
+
+@pytest.mark.parametrize("record", [a_record(), a_gpu_record()], ids=["cpu", "cuda"])
+def test_a_record_comes_back_as_it_was(record):
     again = Record.from_json(record.to_json())
     assert again == record
     assert (again.case.label, again.case.count) == ("conv<script>", 3)
@@ -68,8 +79,9 @@ def test_an_unknown_status_is_refused():
 @pytest.mark.parametrize("schema", range(1, SCHEMA + 1))
 def test_every_schema_still_reads(schema):
     records = read_records(GOLDEN / f"records_schema{schema}.jsonl")
-    assert [r.status for r in records] == ["ok", "unsupported"]
+    assert [r.status for r in records[:2]] == ["ok", "unsupported"]
     assert records[0] == a_record()
+    assert records[2:] == ([a_gpu_record()] if schema >= 2 else [])
 
 
 def test_a_newer_schema_is_refused_with_file_and_line(tmp_path):

@@ -1,0 +1,60 @@
+"""Which row computes on CuPy's arrays: what a name, a family or "auto" stands for on a GPU.
+
+A name is itself, or an error. "auto" takes, of the rows that are available and take the problem, those that multiply
+in no less than its type (never TF32 for float32): the vendor's library first, then whichever executes the fewest
+operations. A family is its best member by the same order, reduced precision last. Nothing is predicted on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from convbench.choices import AUTO, Choice
+from convbench.errors import Unavailable, UnknownAlgorithm, Unsupported, UsageError
+from convbench.nearest import nearest
+from convbench.problem import Problem
+from convbench.registry import Implementation
+
+
+def resolve(problem: Problem, weights: str, algorithm: str, rows: Mapping[str, Implementation]) -> list[Choice]:
+    """Candidates, best first. Raises UnknownAlgorithm, Unsupported, Unavailable, or UsageError for semantics."""
+    if algorithm in rows:
+        refusal = _refusal(rows[algorithm], problem, weights)
+        if refusal is not None:
+            raise refusal
+        return [Choice(algorithm, "asked for by name")]
+    of_gpu = [row for row in rows.values() if row.device == "cuda"]
+    members = of_gpu if algorithm == AUTO else [row for row in of_gpu if row.family == algorithm]
+    if not members:
+        names = sorted({AUTO, *(row.name for row in of_gpu), *(row.family for row in of_gpu)})
+        raise UnknownAlgorithm(f"no algorithm or family for a GPU is called {algorithm!r}{nearest(algorithm, names)}")
+    refusals = {row.name: _refusal(row, problem, weights) for row in members}
+    able = [row for row in members if refusals[row.name] is None and (algorithm != AUTO or _exact(row, problem))]
+    if not able:
+        known = [str(refusal) for refusal in refusals.values() if refusal is not None]
+        raise Unsupported("; ".join(known) or f"no row for a GPU multiplies in {problem.dtype}")
+    able.sort(key=lambda row: _rank(row, problem))
+    what = "the vendor's library" if able[0].vendor else "the fewest operations of those available"
+    return [Choice(row.name, what if row is able[0] else f"after {able[0].name}") for row in able]
+
+
+def _exact(row: Implementation, problem: Problem) -> bool:
+    """Whether a row multiplies in no less than the problem's type."""
+    return row.arithmetic in ("native", problem.dtype, f"{problem.dtype}-acc32")
+
+
+def _rank(row: Implementation, problem: Problem) -> tuple[bool, bool, float, str]:
+    return not _exact(row, problem), not row.vendor, sum(row.executed_flops(problem).values()), row.name
+
+
+def _refusal(row: Implementation, problem: Problem, weights: str) -> Exception | None:
+    """Why a row cannot compute a problem on a GPU, as the exception to raise, or None."""
+    if row.device != "cuda":
+        return Unsupported(f"{row.name} runs on {row.device}, but the arrays are CuPy's: name a row for cuda")
+    if row.semantics is not problem.semantics:
+        return UsageError(f"{row.name} computes the {row.semantics} convolution, not the {problem.semantics} one")
+    why_not = row.why_not(problem, weights)
+    if why_not is not None:
+        return Unsupported(why_not)
+    missing = row.unavailable()
+    return Unavailable(missing) if missing is not None else None
