@@ -37,6 +37,7 @@ IN_PROCESS = ("plain", "ucontext")
 # No contraction: a product and a sum round twice unless the kernel says fmaf. Variables without a value hold a pattern
 # that is a huge float, so that forgetting to set one shows.
 COMMON = ("-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-fvisibility=hidden")
+HEADERS = ("emulator.h", "kernels.h", "launch.h")
 KERNEL_FLAGS = ("-O2", "-ftrivial-auto-var-init=pattern")
 
 
@@ -148,6 +149,21 @@ _KERNEL = re.compile(
 )
 
 
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.MULTILINE)
+
+
+def included_by(source: Path) -> list[Path]:
+    """The file itself and every file of this repository that it includes, directly or not."""
+    found = [source]
+    for path in found:  # grows while it is walked
+        for name in _INCLUDE.findall(path.read_text()):
+            for folder in (path.parent, KERNELS / "include"):
+                if (folder / name).is_file() and folder / name not in found:
+                    found.append(folder / name)
+                    break
+    return found
+
+
 def _include_flags(source: Path) -> list[str]:
     return [f"-I{KERNELS / 'include'}", f"-I{HERE}", f"-I{source.parent}"]
 
@@ -193,11 +209,11 @@ def build(file: str | Path, defines: Mapping[str, int | str] | Sequence[tuple[st
 
 @functools.cache
 def _build(source: Path, defines: tuple[tuple[str, int | str], ...], sanitizer: str) -> Path:
-    headers = sorted((KERNELS / "include").glob("*.cuh")) + [HERE / n for n in ("emulator.h", "kernels.h", "launch.h")]
+    files = included_by(source)
     library = runtime(sanitizer)
     macros = [f"-D{name}={value}" for name, value in defines]
     flags = (*COMMON, *machine_flags(), *KERNEL_FLAGS, *VARIANTS[sanitizer][0], *macros)
-    key = _key(source, *headers, str(source), library.name, flags, Path(__file__))
+    key = _key(*files, *(HERE / n for n in HEADERS), str(source), library.name, flags, _wrapper(source, {}))
     path = cache_folder() / f"{source.stem}-{sanitizer}-{key}.so"
     if _touched(path):
         return path

@@ -195,7 +195,11 @@ class EmulatedContext:
             self._drive("\n".join(lines) + "\n", ", ".join(dict.fromkeys(step.kernel for step in steps)))
             for number, name in enumerate(names):
                 written = np.fromfile(Path(folder) / str(number), np.uint8)
-                np.copyto(buffers[name].reshape(-1).view(np.uint8), written)
+                before = buffers[name].reshape(-1).view(np.uint8)
+                if before.flags.writeable:
+                    np.copyto(before, written)
+                elif (before != written).any():
+                    raise EmulationError(f"buffer {name} was changed, which is only to be read")
 
     def _drive(self, description: str, kernels: str) -> None:
         environment = {

@@ -178,7 +178,7 @@ Thread threads[MOST_THREADS];
 Warp warps[MOST_WARPS];
 Barrier barrier;
 unsigned ready_warps;
-int current, total, finished;
+int current, total, finished, warp_in_turn;
 const EmulatorKernel* kernel;
 const EmulatorLibrary* library;
 const EmulatorLaunch* launch;
@@ -304,16 +304,13 @@ int choose(unsigned set) {  // one bit of a set that is not empty
 }
 
 int pick() {  // the next thread to run, or -1 where all wait or are done
-    int warp = current / LANES;
-    if (launch->order > 1 ? ready_warps != 0 : !warps[warp].ready) {
-        if (!ready_warps) return -1;
-        warp = choose(ready_warps);
-    }
-    if (!warps[warp].ready) return -1;
-    const int lane = choose(warps[warp].ready);
-    warps[warp].ready &= ~(1u << lane);
-    if (!warps[warp].ready) ready_warps &= ~(1u << warp);
-    return warp * LANES + lane;
+    if (!ready_warps) return -1;
+    if (launch->order > 1 || !warps[warp_in_turn].ready) warp_in_turn = choose(ready_warps);
+    Warp& warp = warps[warp_in_turn];
+    const int lane = choose(warp.ready);
+    warp.ready &= ~(1u << lane);
+    if (!warp.ready) ready_warps &= ~(1u << warp_in_turn);
+    return warp_in_turn * LANES + lane;
 }
 
 std::string list_of(const std::vector<int>& numbers) {  // 0-31, 40
@@ -623,7 +620,7 @@ void start_block() {
     }
     barrier.arrived = 0;
     finished = 0;
-    current = launch->order == 1 ? total - 1 : 0;
+    warp_in_turn = choose(ready_warps);
 }
 
 void check_guards() {
@@ -734,6 +731,7 @@ int emulator_barrier(int kind, int value, const char* file, int line) {
         barrier.arrived = 0;
         barrier.generation++;
         for (int t = 0; t < total; t++) make_ready(t);
+        warp_in_turn = choose(ready_warps);
     }
     suspend();
     acquire(&barrier.sync[turn]);
