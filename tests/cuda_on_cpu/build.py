@@ -25,7 +25,7 @@ KEPT_DAYS = 14
 VARIANTS = {
     "plain": (("-fsanitize=alignment", "-fno-sanitize-recover=all"), ()),
     "address": (
-        ("-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all",
+        ("-O1", "-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=all",
          "-fsanitize-sections=cuda_shared"),
         ("-DEMULATOR_ADDRESS",),
     ),

@@ -1,7 +1,6 @@
 // The table of kernels that build.py appends to a kernel file: calls with arguments by address, and their types.
 #pragma once
 
-#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -15,17 +14,28 @@ struct EmulatedKernel {
     }
 
     static const char* signature() {
-        static const std::string text = (std::string() + ... + letter<Parameters>());
-        return text.c_str();
+        static char text[12 * sizeof...(Parameters) + 1];
+        char* end = text;
+        ((end = add<Parameters>(end)), ...);
+        *end = 0;
+        return text;
     }
 
     template <class T>
-    static std::string letter() {
-        if (std::is_pointer_v<T>) return "p";
-        if (std::is_class_v<T>) return "s" + std::to_string(sizeof(T));
-        if (std::is_same_v<T, float>) return "f";
-        if (std::is_same_v<T, double>) return "d";
-        return sizeof(T) == 8 ? "l" : sizeof(T) == 4 ? "i" : "?";
+    static char* add(char* end) {
+        constexpr std::size_t bytes = sizeof(T);
+        const char letter = std::is_pointer_v<T>          ? 'p'
+                            : std::is_class_v<T>          ? 's'
+                            : std::is_same_v<T, float>    ? 'f'
+                            : std::is_same_v<T, double>   ? 'd'
+                            : bytes == 8                  ? 'l'
+                            : bytes == 4                  ? 'i'
+                                                          : '?';
+        *end++ = letter;
+        if (letter == 's')
+            for (std::size_t digit = 10000; digit; digit /= 10)
+                if (bytes >= digit) *end++ = char('0' + bytes / digit % 10);
+        return end;
     }
 };
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,8 +27,7 @@ ROWS = {
     for name, row in conformance.built_in()[0].items()
     if isinstance(row, CudaImplementation) and not row.vendor
 }
-#: Instructions of one architecture alone (wgmma, TMA) are not modelled: rows are asked for what they do without.
-GPU = replace(H200, features="")
+GPU = H200
 make = ConvShape.make
 #: Channels by eights and sixteens, which vector loads and tensor cores ask for; more of everything than one tile.
 ALIGNED = {
