@@ -43,7 +43,9 @@ $(VENV)/.cuda: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mkl,cuda]'
 	@touch $@
 
-gpu: $(VENV)/.cuda
+gpu: $(VENV)/.run
+	@$(BIN)/python benchmarks/gpu.py --check
+	@$(MAKE) --no-print-directory $(VENV)/.cuda
 	$(BIN)/python benchmarks/gpu.py
 
 clean:

@@ -1,19 +1,21 @@
 """Everything that a machine with an NVIDIA GPU adds, in one command and under nine minutes: `make gpu`.
 
-    python benchmarks/gpu.py [--minutes 9] [--output reports/reference/NAME] [--only STAGE ...]
+    python benchmarks/gpu.py [--minutes 9] [--output reports/reference/NAME] [--only STAGE ...] [--row GLOB ...]
 
-Stages, in order: `verify` (every row for a GPU on the conformance shapes, through the Verifier, each row in a process
-of its own), `sanitize` (a few shapes of each row under compute-sanitizer, where that is installed), `ceilings` (copy
-bandwidth, products by the vendor's BLAS), `sweep` (other tiles of the rows that offer them), `headline` (the suite
-gpu_headline). A stage that is finished is not repeated: run the command again and it goes on, and what a row's process
-left when it crashed or ran out of time is kept. The output holds verify.json, sanitize.json, ceilings.json, sweep.json,
-headline/ (a run directory) and summary.md. Exit code 5 with one message where there is no GPU, 3 where a result is
-wrong, 6 where a row failed or a stage did not end.
+Stages, in order: `compile` (every kernel for this GPU), `verify` (every row for a GPU on the conformance shapes,
+through the Verifier, each row in a process of its own), `sanitize` (a few shapes of each row under compute-sanitizer,
+where that is installed), `ceilings` (copy bandwidth, products by the vendor's BLAS), `sweep` (other tiles of the rows
+that offer them), `headline` (the suite gpu_headline). A stage that is finished is not repeated: run the command again
+and it goes on, and what a row's process left when it crashed or ran out of time is kept. The output holds a JSON file
+a stage, headline/ (a run directory) and summary.md. Exit code 5 with one message where there is no GPU, 3 where a
+result is wrong, 6 where a row failed or a stage did not end.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import fnmatch
 import json
 import os
 import re
@@ -27,17 +29,20 @@ from pathlib import Path
 from typing import Any
 
 from convbench import errors, probe
+from convbench.cuda.manifest import ARCHITECTURES
 from convbench.environment import build_id
+from convbench.worker import EXIT_GPU_LOST
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("verify", "sanitize", "ceilings", "sweep", "headline")
+STAGES = ("compile", "verify", "sanitize", "ceilings", "sweep", "headline")
 #: Of the time that is left when a stage begins: what it may take.
-SHARE = {"verify": 0.35, "sanitize": 0.25, "ceilings": 0.3, "sweep": 0.3, "headline": 0.95}
+SHARE = {"compile": 0.3, "verify": 0.35, "sanitize": 0.25, "ceilings": 0.3, "sweep": 0.3, "headline": 0.95}
 HALF_SHAPES = ("odd_channels", "asymmetric_padding", "many_channels", "filter_5x5", "pointwise", "stride_2x1",
                "groups", "depthwise", "padding_beyond_filter")  # fmt: skip
 SANITIZED_SHAPES = ("odd_channels", "stride_2x1")
 SANITIZER_TOOLS = ("memcheck", "racecheck")
 SANITIZER_ERROR = 99
+RESTARTS = 5
 SWEEP_LAYERS = ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_1")
 SWEEP_BATCH = 32
 SWEEP_LOOPS, SWEEP_SAMPLES = 8, 5
@@ -49,32 +54,62 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=9.0, help="for all stages together (default: 9)")
     parser.add_argument("--output", type=Path, help="folder (default: reports/reference/ and the GPU's name)")
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE", help="only these stages")
+    parser.add_argument("--row", action="append", metavar="GLOB", help="only these rows (all stages but the headline)")
+    parser.add_argument("--check", action="store_true", help="only look whether there is a driver and a GPU")
+    parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=2, metavar=("STAGE", "ROW"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
-        return child(*options.child)
+        return child(*options.child, options.start)
     try:
+        if options.check:
+            require_driver()
+            return errors.EXIT_OK
         listing = probe.probe()
-        return Session(listing, options.minutes, options.output).run(options.only)
+        return Session(listing, options.minutes, options.output, options.row).run(options.only)
     except errors.ConvbenchError as error:
         print(f"make gpu: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def require_driver() -> None:
+    """Raises Unavailable where NVIDIA's driver is not installed or sees no GPU. Standard library only."""
+    count, reason = ctypes.c_int(0), ""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+        if status or not count.value:
+            reason = f"the NVIDIA driver sees no GPU (CUDA error {status})"
+    except OSError:
+        reason = "no NVIDIA driver: libcuda.so.1 cannot be loaded"
+    if reason:
+        raise errors.Unavailable(_no_gpu(reason))
+
+
+def _no_gpu(reason: str) -> str:
+    return (
+        f"this measures on an NVIDIA GPU, and none can be used here: {reason}. What needs none is tested by "
+        "`make test`; run this on a machine with a GPU, its driver and convbench[cuda]"
+    )
 
 
 class Session:
     """Stages of one machine, with the time that they share. Raises Unavailable where no GPU can be used."""
 
     def __init__(
-        self, listing: dict[str, Any], minutes: float, output: Path | None, clock: Callable[[], float] = time.monotonic
+        self,
+        listing: dict[str, Any],
+        minutes: float,
+        output: Path | None,
+        globs: list[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         gpu = listing.get("gpu") or {"why": "no algorithm for a GPU is registered"}
         if "why" in gpu:
-            raise errors.Unavailable(
-                f"this measures on an NVIDIA GPU, and none can be used here: {gpu['why']}. What needs none is tested "
-                "by `make test`; run this on a machine with a GPU, its driver and convbench[cuda]"
-            )
+            raise errors.Unavailable(_no_gpu(gpu["why"]))
         self.gpu, self._clock = gpu, clock
-        self.rows = [d["name"] for d in listing["implementations"] if d["device"] == "cuda" and not d["unavailable"]]
+        available = [d["name"] for d in listing["implementations"] if d["device"] == "cuda" and not d["unavailable"]]
+        self.rows = [name for name in available if any(fnmatch.fnmatch(name, glob) for glob in globs or ["*"])]
         self.missing = {
             d["name"]: d["unavailable"]
             for d in listing["implementations"] if d["device"] == "cuda" and d["unavailable"]
@@ -90,7 +125,9 @@ class Session:
                 continue
             seconds = SHARE[stage] * (self._end - self._clock())
             print(f"{stage}: up to {max(0.0, seconds):.0f} s", flush=True)
-            if stage == "headline":
+            if stage == "compile":
+                self._compile(seconds)
+            elif stage == "headline":
                 self._headline(seconds)
             elif stage == "sanitize" and sanitizer() is None:
                 self._write(stage, {"": {"finished": True, "notes": ["compute-sanitizer is not installed"]}})
@@ -99,6 +136,16 @@ class Session:
         (self.folder / "summary.md").write_text(self.summary())
         print(f"summary: {self.folder / 'summary.md'}")
         return self._exit_code()
+
+    def _compile(self, seconds: float) -> None:
+        """Fills the cache of machine code, all cores at work; what is there already costs nothing."""
+        own = self.gpu["compute_capability"].replace(".", "")
+        wanted = [a for a in ARCHITECTURES if a.rstrip("a") == own]
+        if wanted:
+            command = [sys.executable, "-m", "convbench.cuda.compile", "--architectures", *wanted]
+            ending = run_child(command, seconds)[1]
+            found = {"finished": not ending, "lines": [], "failures": [ending] if ending else []}
+            self._write("compile", {"all": found})
 
     # ---- stages of one process a row
 
@@ -120,7 +167,12 @@ class Session:
         found: dict[str, Any] = {"finished": True, "lines": [], "failures": [], "build": build_id()["sha"]}
         for tool in tools:
             prefix = [*tool, "--error-exitcode", str(SANITIZER_ERROR)] if tool else []
-            lines, ending = run_child([*prefix, *command], seconds / len(tools))
+            end = self._clock() + seconds / len(tools)
+            lines, ending = run_child([*prefix, *command], end - self._clock())
+            for _ in range(RESTARTS):  # a kernel that broke the GPU's context ended the process with it
+                if ending.startswith(f"exit code {EXIT_GPU_LOST}") and end > self._clock():
+                    more, ending = run_child([*prefix, *command, "--start", str(len(lines))], end - self._clock())
+                    lines += more
             found["lines"] += lines
             if ending:
                 found["failures"].append(f"{' '.join(tool[1:])}: {ending}" if tool else ending)
@@ -166,7 +218,7 @@ class Session:
         statuses = Counter(line["status"] for found in self._read("verify").values() for line in found["lines"])
         if statuses["wrong"]:
             return errors.EXIT_WRONG
-        broken = any(found.get("failures") for stage in STAGES[:4] for found in self._read(stage).values())
+        broken = any(found.get("failures") for stage in STAGES[:5] for found in self._read(stage).values())
         return errors.EXIT_FAILED if broken or statuses["failed"] else errors.EXIT_OK
 
     def summary(self) -> str:
@@ -249,8 +301,8 @@ def machine_name(gpu: str) -> str:
 # ---- in the child
 
 
-def child(stage: str, row: str) -> int:
-    """One stage for one row; a line of JSON for each result, as soon as it is there."""
+def child(stage: str, row: str, start: int) -> int:
+    """One stage for one row, from its `start`-th case on; a line of JSON for each result, as soon as it is there."""
     from convbench import catalog
     from convbench.devices.cuda import CudaDevice
 
@@ -261,9 +313,15 @@ def child(stage: str, row: str) -> int:
         _say({"peaks": cuda_peaks.measure(device)})
         return 0
     implementation = catalog.load().implementations[row]
-    results = sweep(implementation, device) if stage == "sweep" else verify(implementation, device, stage)
+    results = sweep(implementation, device) if stage == "sweep" else verify(implementation, device, stage, start)
     for result in results:
         _say(result)
+        if result.get("status") == "wrong":
+            try:
+                device.synchronize()
+            except Exception as error:  # noqa: BLE001 - the libraries' errors have no common type
+                print(error, file=sys.stderr)
+                return EXIT_GPU_LOST
     return 0
 
 
@@ -271,15 +329,16 @@ def _say(result: dict[str, Any]) -> None:
     print(json.dumps(result), flush=True)
 
 
-def verify(implementation: Any, device: Any, stage: str) -> Iterator[dict[str, Any]]:
+def verify(implementation: Any, device: Any, stage: str, start: int) -> Iterator[dict[str, Any]]:
     """The conformance cases of a row; half types, and everything under a sanitizer, on some of the shapes."""
     from convbench.testing import conformance
 
-    for case in conformance.cases(implementation, dtypes=("float32", "float16", "bfloat16")):
-        if stage == "sanitize" and case.shape_name not in SANITIZED_SHAPES:
-            continue
-        if case.problem.dtype != "float32" and case.shape_name not in HALF_SHAPES:
-            continue
+    cases = [
+        case for case in conformance.cases(implementation, dtypes=("float32", "float16", "bfloat16"))
+        if (stage != "sanitize" or case.shape_name in SANITIZED_SHAPES)
+        and (case.problem.dtype == "float32" or case.shape_name in HALF_SHAPES)
+    ]  # fmt: skip
+    for case in cases[start:]:
         outcome = conformance.check(implementation, case.problem, case.weights, device=device)
         yield {"case": str(case), "status": outcome.status, "reason": outcome.reason}
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
 
-from convbench import __version__, registry
-from convbench.errors import RegistrationError
+from convbench import __version__, registry, resources
+from convbench.errors import OutputError, RegistrationError
 from convbench.registry import Implementation
 
 GROUP = "convbench.algorithms"
@@ -181,7 +181,8 @@ def source_sha(implementation: Implementation) -> str:
     That is the module of its class and of the classes it derives from, and every module of the same package
     (convbench or the plug-in's) that those import, at the top or inside a function, transitively; the
     contract that all share (CONTRACT) and other packages are left out. A class without a source file is
-    identified by the compiled code of its methods. Nothing is imported.
+    identified by the compiled code of its methods. For convbench's rows on a GPU every kernel file counts too.
+    Nothing is imported.
     """
     classes = [c for c in type(implementation).__mro__ if c not in (object, Implementation)]
     pending = [c.__module__ for c in classes if not _is_contract(c.__module__)]
@@ -199,10 +200,21 @@ def source_sha(implementation: Implementation) -> str:
         for other in _imports(sources[name], name, is_package=path.name == "__init__.py"):
             if other.split(".")[0] in packages and not _is_contract(other) and _source_path(other):
                 pending.append(other)
+    if implementation.device == "cuda" and "convbench" in packages:
+        sources |= {f"kernels/cuda/{path.name}": path.read_bytes() for path in _kernels()}
     digest = hashlib.sha256()
     for name in sorted(sources):
         digest.update(name.encode() + b"\0" + hashlib.sha256(sources[name]).digest())
     return digest.hexdigest()[:12]
+
+
+def _kernels() -> list[Path]:
+    """Every file of kernels/cuda that is compiled; none where they are not installed."""
+    try:
+        root = resources.folder("kernels") / "cuda"
+    except OutputError:
+        return []
+    return sorted(p for p in root.rglob("*.cu*") if p.is_file())
 
 
 def _is_contract(module: str) -> bool:

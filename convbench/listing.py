@@ -96,6 +96,11 @@ def doctor_text(found: dict[str, Any]) -> str:
     rows = [[k, ", ".join(map(str, v)) if isinstance(v, list) else str(v)] for k, v in machine.items()]
     lines = [table(["machine", ""], rows), ""]
     lines.append(table(["library", "version"], [[k, str(v)] for k, v in found["versions"].items() if v]))
+    gpu = found.get("gpu") or {}
+    if "why" in gpu:
+        lines += ["", f"no GPU: {gpu['why']}"]
+    elif gpu:
+        lines += ["", table(["GPU", ""], [[k, str(v)] for k, v in gpu.items()])]
     lines += ["", f"environment {found['env_id']}"]
     for threads, peak in found["peaks"].items():
         if not peak:

@@ -28,6 +28,7 @@ GPU_PILOT_MACS = 50_000_000  # enough that launching is not what takes the time
 PILOT_NS = 20_000_000
 GPU_SAMPLE_NS = 5_000_000  # events resolve half a microsecond
 GPU_WARM_S = 1.0  # for all subjects together: clocks rise with the first of them
+EXIT_GPU_LOST = 71  # a kernel broke the process' hold on the GPU: nothing more can run in it
 GPU_CACHE_SHARE = 0.25  # of the GPU's memory: inputs and oracle results that are kept
 PEAK_REPEATS = 4
 LEAST_PART = 0.5  # of the time for sampling that stays when plans had to be prepared again
@@ -238,7 +239,7 @@ class Worker:
         energy_s: float = 0.0,
     ) -> None:
         """Samples verified cases in blocks, then verifies each once more on fresh inputs."""
-        from convbench.measure.sampler import SAMPLE_NS, BlockSampler, Settings
+        from convbench.measure.sampler import SAMPLE_NS, WARM_WINDOW_NS, BlockSampler, Settings
         from convbench.measure.stopping import StoppingRule
 
         clock = self._clock(mode)
@@ -256,8 +257,7 @@ class Worker:
                 subjects.append(self._subject(name, mode, loops.get(name, 0)))
             except Exception as error:  # noqa: BLE001 - costs this subject alone, and is told
                 traceback.print_exc()
-                reason = f"before it was timed: {sentence_of(error)}"
-                self.emit({"ev": "lost", "implementation": name, "status": "failed", "reason": reason})
+                self._lose(name, error)
         warm_s, sample_ns = (GPU_WARM_S / max(1, len(subjects)), GPU_SAMPLE_NS) if self.on_gpu else (0.2, SAMPLE_NS)
         settings = Settings(
             StoppingRule(**rule),
@@ -269,6 +269,7 @@ class Worker:
             seed=seed + first_block,
             first_block=first_block,
             sample_ns=sample_ns,
+            warm_window_ns=GPU_SAMPLE_NS if self.on_gpu else WARM_WINDOW_NS,
         )
         sampler = BlockSampler(
             subjects,
@@ -276,14 +277,7 @@ class Worker:
             clock,
             announce=lambda name: self.emit({"ev": "at", "implementation": name}),
             emit=self._emit_sample,
-            failed=lambda name, error: self.emit(
-                {
-                    "ev": "lost",
-                    "implementation": name,
-                    "status": "failed",
-                    "reason": f"while it was timed: {sentence_of(error)}",
-                }
-            ),
+            failed=self._lose,
         )
         before = self._operand_sums()
         sampled = sampler.run()
@@ -299,6 +293,24 @@ class Worker:
         if self.verifier is None:
             return []
         return [checksum(array) for array in self.verifier.operands()[:2]]
+
+    def _lose(self, name: str, error: Exception) -> None:
+        """A subject that raised while it was timed."""
+        reason = f"while it was timed: {sentence_of(error)}"
+        self.emit({"ev": "lost", "implementation": name, "status": "failed", "reason": reason})
+        self._leave_if_gpu_is_lost()
+
+    def _leave_if_gpu_is_lost(self) -> None:
+        """Ends this process where a kernel's error (an illegal address) stays with the GPU's context: the parent
+        blames the case in hand and goes on with another worker."""
+        if not self.on_gpu:
+            return
+        try:
+            self.device.synchronize()
+        except Exception as error:  # noqa: BLE001 - the libraries' errors have no common type
+            sys.stderr.write(f"{sentence_of(error)}\n")
+            sys.stderr.flush()
+            os._exit(EXIT_GPU_LOST)
 
     def _clock(self, mode: str) -> Any:
         """The host's clock, with a flush of the caches that matter."""
@@ -404,6 +416,7 @@ class Worker:
             }
         except Exception as error:  # noqa: BLE001 - told to the parent, which records it
             traceback.print_exc()
+            self._leave_if_gpu_is_lost()
             return {"ev": "refused", "status": "failed", "reason": sentence_of(error)}
         if plan is None or not verdict.ok:
             return {

@@ -34,6 +34,7 @@ class Timeline:
         self.pending: list[tuple[int, int, Callable[[], None]]] = []  # end, order, effect
         self.streams: list[Stream] = []
         self.order = 0
+        self.broken: CUDARuntimeError | None = None
 
     def enqueue(self, stream: Stream, what: str, ns: int, effect: Callable[[], None]) -> None:
         self.now_ns += LAUNCH_NS
@@ -52,7 +53,12 @@ class Timeline:
         self.now_ns = max(self.now_ns, ns)
         self.pending.sort(key=lambda item: item[:2])
         while self.pending and self.pending[0][0] <= self.now_ns:
-            self.pending.pop(0)[2]()
+            try:
+                self.pending.pop(0)[2]()
+            except CUDARuntimeError as error:
+                self.broken = error
+        if self.broken is not None:
+            raise self.broken  # now and for ever, as after an illegal address
 
     def wait_for_all(self) -> None:
         self.wait_until(max([self.now_ns, *(s.free_at for s in self.streams)]))

@@ -14,7 +14,7 @@ from convbench.problem import ConvShape, Pass, Problem
 from convbench.registry import Context, Run
 from convbench.verify.inputs import to_logical
 from convbench.verify.oracle import convolve
-from tests.fake_cuda import Fake, memory
+from tests.fake_cuda import CUDARuntimeError, Fake, memory
 
 KERNELS = {Pass.FORWARD: "direct_forward", Pass.BACKWARD_DATA: "direct_data", Pass.BACKWARD_WEIGHTS: "direct_weights"}
 TYPES = ("float32", "float16", "bfloat16")
@@ -83,6 +83,17 @@ class Allocates(FakeDirect):
         return hungry
 
 
+class Breaks(FakeDirect):
+    """Its kernel reads an illegal address."""
+
+    name = "breaks_test_cuda"
+
+    def program(self, problem: Problem, gpu: Gpu) -> Program:
+        launch = super().program(problem, gpu).steps[0]
+        assert isinstance(launch, Launch)
+        return Program((Launch("direct.cu", "breaks", (1, 1, 1), (32, 1, 1), launch.arguments),))
+
+
 def shape_of(fields: Any) -> ConvShape:
     """The ConvShape that a struct Conv describes; end padding follows from P and Q."""
     n, c, h, w, k, r, s, p, q, sh, sw, ph, pw, dh, dw, groups = (int(v) for v in fields)
@@ -111,4 +122,7 @@ def add_kernels(fake: Fake) -> None:
     def copy(source: int, target: int, size: int) -> None:
         memory(target, int(size), np.uint8)[...] = memory(source, int(size), np.uint8)
 
-    fake.kernels |= {name: kernel(pass_) for pass_, name in KERNELS.items()} | {"copy": copy}
+    def breaks(*arguments: Any) -> None:
+        raise CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    fake.kernels |= {name: kernel(pass_) for pass_, name in KERNELS.items()} | {"copy": copy, "breaks": breaks}

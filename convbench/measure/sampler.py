@@ -79,7 +79,8 @@ class Subject:
 class Settings:
     """How a group of subjects is sampled. `deadline_ns` is on the sampler's clock.
 
-    sample_ns: how long a sample of short calls should be, where there is time for the wanted blocks.
+    sample_ns: how long a sample of short calls should be, where there is time for the wanted blocks. warm_window_ns:
+    how long a window of warming up.
     """
 
     rule: StoppingRule
@@ -91,6 +92,7 @@ class Settings:
     seed: int = 0
     first_block: int = 0
     sample_ns: int = SAMPLE_NS
+    warm_window_ns: int = WARM_WINDOW_NS
 
 
 class BlockSampler:
@@ -168,7 +170,8 @@ class BlockSampler:
         least_ns = min(self.settings.warm_min_s * 1e9, fair_ns)
         spent, previous = 0, 0.0
         while True:
-            calls = max(1, min(1000, int(WARM_WINDOW_NS / subject.estimate_ns))) if subject.estimate_ns else 1
+            window_ns = self.settings.warm_window_ns
+            calls = max(1, min(1000, int(window_ns / subject.estimate_ns))) if subject.estimate_ns else 1
             window = self._time(subject, calls)
             subject.estimate_ns = max(window / calls, 1.0)
             spent += window

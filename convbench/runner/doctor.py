@@ -22,6 +22,7 @@ def examine() -> dict[str, Any]:
     facts = environment.collect()
     env_id = facts["env_id"]
     listing = probe.probe()
+    facts["gpu"] = listing.get("gpu")
     counts = sorted({1, environment.allowed_cores()})
     peaks, noise = {}, []
     with Session(listing, env_id, facts["versions"]) as session:

@@ -23,6 +23,7 @@ from convbench.stats import is_throttled, median_ci
 from convbench.suite import ProblemCase
 
 ENERGY_S, ENERGY_SHARE = 0.3, 0.05  # for a GPU's energy counter: at least so long, at most this share of the time
+GPU_SETUP_S = 0.05  # of a case before its first sample on a GPU: its stream proven, its graphs captured, warming up
 GPU_FLOAT64_COPIES = 10  # of the result, on a GPU: what comparing it with the oracle takes
 PROCESS_BYTES = 2 * 2**30  # what libraries may take for a case beside its arrays
 PILOT_FLOPS = 2e8  # smaller problems are tried outright
@@ -286,7 +287,8 @@ class ProblemRun:
         """Seconds for the fewest blocks that count, whatever the share: what is verified should get a time."""
         calls_s = sum(self._run_s(n) for n in members)
         pauses_s = POOL_PAUSE_S * len(members) if self.problem.threads > 1 else 0.0
-        return LEAST_S + MIN_BLOCKS_TO_COUNT * (2 * calls_s + pauses_s)
+        setup_s = GPU_SETUP_S * len(members) if self.session.device == "cuda" else 0.0
+        return LEAST_S + setup_s + MIN_BLOCKS_TO_COUNT * (2 * calls_s + pauses_s)
 
     def _sample_once(self, members: list[str], first_block: int, seconds: float) -> bool:
         """One worker's round. True when the worker died and the rest should go on in another."""
