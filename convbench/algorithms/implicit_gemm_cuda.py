@@ -1,0 +1,108 @@
+"""Implicit GEMM on a GPU: convolution as a matrix product whose larger operand is gathered while it is loaded.
+
+Chetlur et al. 2014, "cuDNN: Efficient Primitives for Deep Learning" (arXiv 1410.0759), section 3.2. Kernels:
+kernels/cuda/implicit_gemm.cu (fp32 on CUDA cores).
+"""
+
+from __future__ import annotations
+
+import math
+
+from convbench.algorithms._cuda import CudaImplementation, conv_struct
+from convbench.algorithms._cuda_sums import add_parts
+from convbench.algorithms._implicit_gemm_cuda import PASSES, Cut, Geometry, Tile, cut_of, pack_filter, too_large
+from convbench.cuda.gpu import H200, Gpu
+from convbench.cuda.program import At, Buffer, Launch, Long, Program
+from convbench.problem import Problem
+from convbench.registry import register
+
+DIGITS, TAPS, QUADS = 0, 1, 2
+STAGES = {DIGITS: 4, TAPS: 3, QUADS: 3}
+STEP = {DIGITS: 8, TAPS: 16, QUADS: 16}
+#: Of the 128 multiply-adds a clock: what issue slots leave (implicit_gemm.cu), less for smaller tiles.
+LARGE, TALL, LITTLE = Tile(128, 128, 108.0), Tile(128, 64, 102.0), Tile(64, 64, 96.0, 0.35)
+#: Tiles that the kernel is compiled with, by (loads, backward weights).
+TILES = {
+    (TAPS, False): (LARGE, TALL, LITTLE),
+    (DIGITS, False): (TALL, LITTLE),
+    (DIGITS, True): (LARGE, LITTLE),
+    (QUADS, True): (LARGE, LITTLE),
+}
+#: Coordinates that TAPS keeps in 16 bits.
+SMALL = 1 << 13
+
+
+@register
+class ImplicitGemmCuda(CudaImplementation):
+    """fp32 multiply-adds, one after another in the order of the sum; parts of a sum are added in a fixed order.
+
+    The filter is packed with its rows innermost (raw: on the clock), dy of backward weights is read as it lies.
+
+    error_growth 3.0: twice the largest seen, 1.4, emulated, over the conformance shapes and sums of 4,608 and 3,280
+    products, three passes.
+    """
+
+    name = "implicit_gemm_cuda"
+    arithmetic = "float32"
+    error_growth = 3.0
+    reference = "Chetlur et al. 2014 (arXiv 1410.0759), section 3.2"
+
+    def limits(self, problem: Problem) -> str | None:
+        """Every stride, dilation, group and padding; sizes within 32-bit numbers."""
+        return too_large(problem)
+
+    def program(self, problem: Problem, gpu: Gpu) -> Program:
+        """pack_filter (not for backward weights), the product, partial_sums where the sum was cut."""
+        geometry, s = Geometry(problem), problem.shape
+        loads = loads_of(problem)
+        cut = cut_of(geometry, gpu, TILES[loads, geometry.weights])
+        elements = math.prod(problem.out_shape)
+        workspace: dict[str, Buffer] = {}
+        filter_steps: tuple[Launch, ...] = ()
+        length = 0
+        if not geometry.weights:
+            columns, depth = geometry.channels
+            length = -(-columns // 4) * 4
+            workspace["filter"] = Buffer((s.groups * s.r * s.s * depth * length,))
+            filter_steps = (pack_filter(geometry, length, 4, transposed=True),)
+        if cut.parts > 1:
+            workspace["parts"] = Buffer((cut.parts, elements))
+        tile = cut.tile
+        launch = Launch(
+            "implicit_gemm.cu",
+            "implicit_gemm",
+            (geometry.grid(tile), cut.parts, 1),
+            (tile.m * tile.n // 64, 1, 1),
+            (
+                At("a"), At("b" if geometry.weights else "filter"), At("parts" if cut.parts > 1 else "out"),
+                conv_struct(s), PASSES[problem.pass_], int(problem.layout == "nhwc"), geometry.tiles_m(tile),
+                geometry.tiles_n(tile), length, Long(elements),
+            ),
+            shared_bytes=4 * STAGES[loads] * STEP[loads] * (tile.m + tile.n + 8),
+            defines=defines_of(geometry, loads, cut),
+        )  # fmt: skip
+        steps: tuple[Launch, ...] = (launch,)
+        if cut.parts > 1:
+            steps += (add_parts("parts", "out", elements, cut.parts),)
+        return Program(steps, filter_steps, workspace)
+
+    def executed_flops(self, problem: Problem) -> dict[str, float]:
+        """Whole tiles, on a GPU like an H200; taps on padding included."""
+        geometry = Geometry(problem)
+        loads = loads_of(problem)
+        tile = cut_of(geometry, H200, TILES[loads, geometry.weights]).tile
+        return {"multiply": 2.0 * geometry.multiplied(tile, STEP[loads])}
+
+
+def loads_of(problem: Problem) -> int:
+    """How the kernel finds elements of the gathered operand."""
+    s, geometry = problem.shape, Geometry(problem)
+    if geometry.weights:
+        return QUADS if problem.layout == "nhwc" and s.cg % 4 == 0 and s.kg % 4 == 0 else DIGITS
+    sizes = (s.h, s.w, s.p, s.q, *s.padding, *s.extent)
+    return TAPS if geometry.channels[1] % 16 == 0 and max(sizes) < SMALL else DIGITS
+
+
+def defines_of(geometry: Geometry, loads: int, cut: Cut) -> tuple[tuple[str, int], ...]:
+    """Macros of implicit_gemm.cu."""
+    return (("BLOCK_M", cut.tile.m), ("BLOCK_N", cut.tile.n), ("LOADS", loads), ("WEIGHTS", int(geometry.weights)))

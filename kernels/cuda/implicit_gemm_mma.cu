@@ -1,0 +1,331 @@
+// Implicit GEMM on tensor cores, forward and backward data: implicit_gemm_{tf32,3xtf32,fp16,bf16}_cuda.
+//
+// As implicit_gemm.cu (Chetlur et al. 2014, arXiv 1410.0759, section 3.2), with mma.sync in place of FFMA. Source:
+// nhwc, the channels of a group `depth` apart and `depth` a multiple of 16 bytes; implicit_gemm_pack.cu makes that of
+// anything else. Filter: [group][row][tap][depth]. ARITHMETIC says what is multiplied:
+//
+//   16  half, 17 bfloat16: m16n8k16, float sums, results in the same type
+//   32  float rounded to TF32 (cvt.rna): m16n8k8
+//   96  float as the sum of two TF32 numbers: small*big + big*small + big*big, three m16n8k8, the product of the small
+//       parts left out (Markidis et al. 2018, arXiv 1803.04014). Tensor cores truncate when they add, which shows in
+//       long sums (Ootomo and Yokota 2022, arXiv 2203.03341): sums of a tile of 32 columns start at zero and are added
+//       by FADD.
+//
+// A block computes BLOCK_M x BLOCK_N results, a warp WARP_M x WARP_N. Tiles are rows of 128 bytes, eight chunks of 16: 64
+// halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
+// what is outside the image or beyond the sum. A thread copies one chunk column; its (r, s, c) is counted on, and
+// which of its rows are inside the image is found out once a tap. A fragment (ldmatrix) is read one step ahead of its products.
+//
+// Shared memory without conflicts: chunk j of row i of the source lies at j ^ (i % 8), so that the eight rows of an
+// 8 x 8 tile have eight different chunks; copies write whole rows. Rows of the filter are dealt out to the 8 x 8
+// tiles so that a thread's results are neighbours: column j of tile t is row j * TILES_N + t, its chunks at
+// ^ (row / TILES_N % 8). So each thread has 2 * TILES_N neighbouring results of a pixel and stores 16 bytes at once.
+//
+// Launch: grid (tiles_m * tiles_n * groups * phases, parts) with tiles_n innermost, BLOCK_M / WARP_M * BLOCK_N / WARP_N
+// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 16 bytes of shared memory (the latter for the rows' places). parts > 1: floats to `out` + part * out_elements
+// (float), to be added by another kernel.
+//
+// 128 x 256, 8 warps of 64 x 64: 192 KB in four stages, one block an SM; 128 x 128, 4 warps: 96 KB in three, two blocks.
+// Both: 8 warps an SM, at most 255 registers, 128 of them sums and 64 fragments. A step of 16 halves is 32 mma and 8 ldmatrix
+// a warp: 64 bytes of shared memory a clock at full rate, of 128. L2 to SM: 48 KB for 2^21 multiply-adds, 29 bytes a
+// clock at the 620 TFLOP/s that mma.sync may reach on an H200. Bound: mma.sync, some 62 % of what wgmma reaches.
+// WGMMA 1 (sm_90a, halves): wgmma.mma_async reads both operands out of shared memory, 64 rows a warpgroup, the products of
+// a tile run while the next is waited for. Copies by cp.async as above, in issue slots that wgmma leaves free; bound: what
+// L2 gives, 48 bytes a clock at the full rate of the tensor cores. WARP_M 16, WARP_N BLOCK_N. Rows of the filter are dealt out so that a thread has
+// 32 neighbouring results; 1024 bytes more of shared memory, because tiles begin at multiples of that.
+// 96 keeps two sets of sums: 128 x 128 by 8 warps of 64 x 32. 64 x 64: 4 warps of 32 x 32, for few pixels.
+//
+// Test: pytest tests/cuda_on_cpu -k implicit_gemm
+#include "conv.cuh"
+#include "device.cuh"
+#include "implicit_gemm.cuh"
+
+#ifndef ARITHMETIC
+#define ARITHMETIC 16
+#endif
+#ifndef BLOCK_M
+#define BLOCK_M 128
+#endif
+#ifndef BLOCK_N
+#define BLOCK_N 128
+#endif
+#ifndef WARP_M
+#define WARP_M 64
+#endif
+#ifndef WARP_N
+#define WARP_N 64
+#endif
+#ifndef STAGES
+#define STAGES 3
+#endif
+
+#ifndef WGMMA
+#define WGMMA 0
+#endif
+
+#include "implicit_gemm_mma.cuh"
+#if WGMMA
+#include "wgmma.cuh"
+#if ARITHMETIC == 16
+#define WGMMA_PRODUCT wgmma_f16_64x128x16
+#else
+#define WGMMA_PRODUCT wgmma_bf16_64x128x16
+#endif
+#endif
+
+#define BLOCK_K (8 * CHUNK)
+#define WARPS_M (BLOCK_M / WARP_M)
+#define THREADS (BLOCK_M / WARP_M * BLOCK_N / WARP_N * 32)
+#define TILES_M (WARP_M / 16)  // of mma.sync; a warp of wgmma has 16 rows and all columns
+#define TILES_N (WARP_N / 8)
+#define ROW_BYTES 128
+#define STAGE_BYTES ((BLOCK_M + BLOCK_N) * ROW_BYTES)
+#define COPY_ROWS (THREADS / 8)  // rows that the block copies at once, eight threads each
+#define STEPS 4                  // of two chunks: m16n8k16 for halves, m16n8k8 for floats
+#if WGMMA
+#define FILTER_ROW(i) ((i) / 128 * 128 + (i) % 8 / 2 * 32 + (i) % 128 / 8 * 2 + (i) % 2)  // that lies in row i of the tile
+#define FILTER_SWIZZLE(i) ((i) % 8)
+#define AHEAD (STAGES - 2)  // tiles that are copied before they are needed
+#else
+#define FILTER_ROW(i) (i)
+#define FILTER_SWIZZLE(i) ((i) / TILES_N % 8)
+#define AHEAD (STAGES - 1)
+#endif
+#define BLOCKS_PER_SM (THREADS == 256 ? 1 : BLOCK_M == 128 ? 2 : 3)  // 255, 255, 168 registers
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
+implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict__ filter, Element* __restrict__ out,
+                  float* __restrict__ parts, Conv f, int pass, int nhwc, int tiles_m, int tiles_n, int depth,
+                  long long out_elements) {
+    DYNAMIC_SHARED(unsigned char, dynamic);
+#if WGMMA  // its swizzling counts rows from multiples of 1024 bytes
+    unsigned char* const shared = dynamic + (1024 - reinterpret_cast<size_t>(dynamic) % 1024) % 1024;
+#else
+    unsigned char* const shared = dynamic;
+#endif
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    const int cg = f.c / f.groups, kg = f.k / f.groups;
+
+    // ---- which tile of which product
+    int block = blockIdx.x;
+    const int n0 = block % tiles_n * BLOCK_N;
+    block /= tiles_n;
+    const int m0 = block % tiles_m * BLOCK_M;
+    block /= tiles_m;
+    const int group = block % f.groups, phase = block / f.groups;
+    const Line h = rows_of(f, pass, phase / f.stride_w), w = columns_of(f, pass, phase % f.stride_w);
+    const int size_m = f.n * h.places * w.places, size_n = pass == FORWARD ? kg : cg;
+    const int length = h.taps * w.taps * depth;
+    if (m0 >= size_m) return;  // phases differ in size; no barrier was reached
+    const int tiles = (length + BLOCK_K - 1) / BLOCK_K;
+    const int tile0 = (int)((long long)tiles * blockIdx.y / gridDim.y);
+    const int tile1 = (int)((long long)tiles * (blockIdx.y + 1) / gridDim.y);
+
+    // ---- rows: where each begins in the source, in chunks, and its coordinates; then each result's place
+    int4* const rows = reinterpret_cast<int4*>(shared + STAGES * STAGE_BYTES);
+    const int pixel_stride = depth / CHUNK * f.groups, row_stride = w.size * pixel_stride;
+#pragma unroll 1
+    for (int i = thread; i < BLOCK_M; i += THREADS) {
+        const Digits d = digits_of(m0 + i, h.places, w.places);
+        const int u = d.middle * h.step + h.first, v = d.inner * w.step + w.first;
+        const int at = d.outer * h.size * row_stride + u * row_stride + v * pixel_stride + group * (depth / CHUNK);
+        rows[i] = make_int4(m0 + i < size_m ? u : OUTSIDE, v, at, 0);
+    }
+    __syncthreads();
+
+    // ---- copies: one chunk column of every COPY_ROWS-th row
+    const int chunk = thread % 8, copy_row = thread / 8;
+    int pixel[BLOCK_M / COPY_ROWS];
+#pragma unroll
+    for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) pixel[i] = rows[copy_row + i * COPY_ROWS].z;
+    const int middle = max(w.taps, 1);
+    Digits column = digits_of(tile0 * BLOCK_K + chunk * CHUNK, middle, depth);
+    const Digits tile_digits = digits_of(BLOCK_K, middle, depth);
+    const int filter_row = f.r * f.s * (depth / CHUNK);
+    int filter_at = (group * size_n + n0) * filter_row
+                    + (h.tap_position * f.s + h.taps * w.tap_position) * (depth / CHUNK) + tile0 * 8 + chunk;
+    unsigned filter_rows_there = 0, inside = 0;  // bit i: row i exists; lies inside the image for this tap
+#pragma unroll
+    for (int i = 0; i < BLOCK_N / COPY_ROWS; ++i) {
+        filter_rows_there |= (unsigned)(n0 + FILTER_ROW(copy_row + i * COPY_ROWS) < size_n) << i;
+    }
+    int tap = -1, tap_offset = 0;
+
+    auto load = [&](int stage) {
+        unsigned char* const to = shared + stage * STAGE_BYTES + copy_row * ROW_BYTES;
+        const bool within = column.outer < h.taps;
+        if (tap != column.outer * middle + column.middle) {
+            tap = column.outer * middle + column.middle;
+            const int u = within ? column.outer * h.tap_step : OUTSIDE, v = column.middle * w.tap_step;
+            tap_offset = column.outer * h.tap_step * row_stride + v * pixel_stride;
+            inside = 0;
+#pragma unroll
+            for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) {
+                const int2 place = *reinterpret_cast<const int2*>(rows + copy_row + i * COPY_ROWS);
+                inside |= (unsigned)((unsigned)(place.x + u) < (unsigned)h.size && (unsigned)(place.y + v) < (unsigned)w.size) << i;
+            }
+        }
+        const int offset = tap_offset + column.inner / CHUNK;
+#pragma unroll
+        for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) {
+            cp_async_16(to + i * COPY_ROWS * ROW_BYTES + ((chunk ^ copy_row % 8) << 4),
+                        source + (long long)(pixel[i] + offset) * CHUNK, inside >> i & 1);
+        }
+#pragma unroll
+        for (int i = 0; i < BLOCK_N / COPY_ROWS; ++i) {
+            const int row = copy_row + i * COPY_ROWS;
+            cp_async_16(to + (BLOCK_M + i * COPY_ROWS) * ROW_BYTES + ((chunk ^ FILTER_SWIZZLE(row)) << 4),
+                        filter + (long long)(filter_at + FILTER_ROW(row) * filter_row) * CHUNK,
+                        within && (filter_rows_there >> i & 1));
+        }
+        filter_at += 8;
+        advance(column, tile_digits, middle, depth);
+    };
+
+    const int warp_m = warp % WARPS_M * WARP_M;
+#if WGMMA
+    // ---- the sum: two warpgroups, 64 rows each, read both operands where they lie
+    float sums[BLOCK_N / 128][64];
+#pragma unroll
+    for (int half = 0; half < BLOCK_N / 128; ++half) {
+#pragma unroll
+        for (int i = 0; i < 64; ++i) sums[half][i] = 0.0f;
+    }
+#pragma unroll 1
+    for (int stage = 0; stage < AHEAD; ++stage) {
+        if (tile0 + stage < tile1) load(stage);
+        cp_async_commit();
+    }
+    int stage = 0, next = AHEAD;
+#pragma unroll 1
+    for (int tile = tile0; tile < tile1; ++tile) {
+        cp_async_wait<AHEAD - 1>();
+        copies_before_wgmma();
+        __syncthreads();  // this tile is there for all; the products of the tile before the last are done
+        const unsigned char* const rows_m = shared + stage * STAGE_BYTES + warp / 4 * 64 * ROW_BYTES;
+        const unsigned char* const rows_n = shared + stage * STAGE_BYTES + BLOCK_M * ROW_BYTES;
+        wgmma_begin();
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+#pragma unroll
+            for (int half = 0; half < BLOCK_N / 128; ++half) {
+                WGMMA_PRODUCT(sums[half], rows_m + step * 32, rows_n + half * 128 * ROW_BYTES + step * 32);
+            }
+        }
+        wgmma_commit();
+        if (tile + AHEAD < tile1) load(next);
+        cp_async_commit();
+        wgmma_wait<1>();
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
+        next = next + 1 == STAGES ? 0 : next + 1;
+    }
+    wgmma_wait<0>();
+#else
+    // ---- fragments: ldmatrix takes the address of one row of an 8 x 8 tile from each lane
+    const int warp_n = warp / WARPS_M * WARP_N;
+    const unsigned char* const source_rows = shared + (warp_m + lane % 16) * ROW_BYTES;
+    const unsigned char* const filter_rows = shared + (BLOCK_M + warp_n + lane % 8 * TILES_N + lane / 16) * ROW_BYTES;
+    const int source_chunk = (lane / 16) ^ (lane % 8), filter_chunk_at = (lane / 8 % 2) ^ (lane % 8);
+    unsigned a[2][TILES_M][4], b[2][TILES_N / 2][4];
+    auto read = [&](int to, int stage, int step) {
+#pragma unroll
+        for (int i = 0; i < TILES_M; ++i) {
+            ldmatrix_x4(a[to][i], source_rows + stage * STAGE_BYTES + i * 16 * ROW_BYTES + ((source_chunk ^ 2 * step) << 4));
+        }
+#pragma unroll
+        for (int j = 0; j < TILES_N / 2; ++j) {
+            ldmatrix_x4(b[to][j], filter_rows + stage * STAGE_BYTES + j * 2 * ROW_BYTES + ((filter_chunk_at ^ 2 * step) << 4));
+        }
+    };
+
+    // ---- the sum
+    float sums[TILES_M][TILES_N][4];
+    clear(sums);
+#if ARITHMETIC == 96
+    float tile_sums[TILES_M][TILES_N][4];
+    clear(tile_sums);
+#endif
+#pragma unroll 1
+    for (int stage = 0; stage < STAGES - 1; ++stage) {
+        if (tile0 + stage < tile1) load(stage);
+        cp_async_commit();
+    }
+    cp_async_wait<STAGES - 2>();
+    __syncthreads();
+    if (tile0 < tile1) read(0, 0, 0);
+    int stage = 0, next = STAGES - 1;
+#pragma unroll 1
+    for (int tile = tile0; tile < tile1; ++tile) {
+        const int following = stage + 1 == STAGES ? 0 : stage + 1;
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            if (step == STEPS - 1) {
+                cp_async_wait<STAGES - 2>();
+                __syncthreads();  // the next tile is there for all, and all have read what they need of this one
+                if (tile + 1 < tile1) read((step + 1) % 2, following, 0);
+            } else {
+                read((step + 1) % 2, stage, step + 1);
+            }
+            if (step == 0) {  // into the stage that all left before the last barrier
+                if (tile + STAGES - 1 < tile1) load(next);
+                cp_async_commit();
+            }
+#if ARITHMETIC == 96
+            multiply(tile_sums, a[step % 2], b[step % 2]);
+#else
+            multiply(sums, a[step % 2], b[step % 2]);
+#endif
+        }
+#if ARITHMETIC == 96
+        add_and_clear(sums, tile_sums);
+#endif
+        stage = following;
+        next = next + 1 == STAGES ? 0 : next + 1;
+    }
+#endif
+    cp_async_wait_all();
+
+    // ---- results: rows lane / 4 and 8 further of each tile, 2 * TILES_N neighbouring columns of each
+    const int channels = size_n * f.groups;
+    const int height = pass == FORWARD ? f.p : f.h, width = pass == FORWARD ? f.q : f.w;
+    const int column_step = nhwc ? 1 : height * width;
+    out += (long long)group * size_n * column_step;
+    parts += (long long)group * size_n * column_step + blockIdx.y * out_elements;
+    const bool whole = nhwc && size_n % (gridDim.y > 1 ? 4 : CHUNK) == 0;  // 16 bytes at a time
+    long long* const places = reinterpret_cast<long long*>(rows);
+    __syncthreads();  // the rows' coordinates are not needed any more
+#pragma unroll 1
+    for (int i = thread; i < BLOCK_M; i += THREADS) {
+        places[i] = m0 + i < size_m ? result_base(m0 + i, h, w, channels, height, width, nhwc) : -1;
+    }
+    __syncthreads();
+#if WGMMA
+    constexpr int TOGETHER = 32, PIECES = BLOCK_N / 128;  // neighbouring columns of one thread, and how often
+    const int warp_n = 0;
+#else
+    constexpr int TOGETHER = 2 * TILES_N, PIECES = 1;
+#endif
+#pragma unroll
+    for (int i = 0; i < TILES_M * PIECES; ++i) {
+        const int n = n0 + warp_n + i / TILES_M * 128 + lane % 4 * TOGETHER;
+#pragma unroll
+        for (int lower = 0; lower < 2; ++lower) {
+            const long long place = places[warp_m + i % TILES_M * 16 + lane / 4 + lower * 8];
+            if (place < 0) continue;
+            float values[TOGETHER];
+#pragma unroll
+            for (int j = 0; j < TOGETHER; ++j) {
+#if WGMMA
+                values[j] = sums[i][j / 2 * 4 + 2 * lower + j % 2];
+#else
+                values[j] = sums[i][j % TILES_N][2 * lower + j / TILES_N];
+#endif
+            }
+            if (gridDim.y > 1) {
+                store(parts + place + (long long)n * column_step, values, size_n - n, column_step, whole);
+            } else {
+                store(out + place + (long long)n * column_step, values, size_n - n, column_step, whole);
+            }
+        }
+    }
+}

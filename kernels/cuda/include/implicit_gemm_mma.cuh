@@ -1,0 +1,138 @@
+// What the implicit GEMM kernels on tensor cores share: element types, products of a warp's fragments, stores.
+// ARITHMETIC: 16 half, 17 bfloat16, 32 TF32, 96 three products of TF32 (see implicit_gemm_mma.cu).
+#pragma once
+#include "device.cuh"
+
+#if ARITHMETIC == 16
+typedef __half Element;
+#elif ARITHMETIC == 17
+typedef __nv_bfloat16 Element;
+#else
+typedef float Element;
+#endif
+#define CHUNK ((int)(16 / sizeof(Element)))  // elements of 16 bytes
+
+template <int M, int N>
+__device__ __forceinline__ void clear(float (&sums)[M][N][4]) {
+#pragma unroll
+    for (int i = 0; i < M; ++i) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) sums[i][j][0] = sums[i][j][1] = sums[i][j][2] = sums[i][j][3] = 0.0f;
+    }
+}
+
+template <int M, int N>
+__device__ __forceinline__ void add_and_clear(float (&sums)[M][N][4], float (&more)[M][N][4]) {
+#pragma unroll
+    for (int i = 0; i < M; ++i) {
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                sums[i][j][k] += more[i][j][k];
+                more[i][j][k] = 0.0f;
+            }
+        }
+    }
+}
+
+#if ARITHMETIC == 96
+// x = big + small + something below small's last place
+template <int COUNT>
+__device__ __forceinline__ void split(unsigned (&big)[COUNT], unsigned (&small)[COUNT], const unsigned* x) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        const float value = __uint_as_float(x[i]);
+        big[i] = to_tf32(value);
+        small[i] = to_tf32(value - __uint_as_float(big[i]));
+    }
+}
+#endif
+
+// sums += a b: M tiles of 16 rows, N of 8 columns. b holds pairs of column tiles.
+template <int M, int N>
+__device__ __forceinline__ void multiply(float (&sums)[M][N][4], const unsigned (&a)[M][4], const unsigned (&b)[N / 2][4]) {
+#if ARITHMETIC == 96
+    unsigned b_big[N][2], b_small[N][2];
+#pragma unroll
+    for (int j = 0; j < N; ++j) split(b_big[j], b_small[j], &b[j / 2][j % 2 * 2]);
+#pragma unroll
+    for (int i = 0; i < M; ++i) {
+        unsigned a_big[4], a_small[4];
+        split(a_big, a_small, a[i]);
+#pragma unroll
+        for (int j = 0; j < N; ++j) mma_tf32_1688(sums[i][j], a_small, b_big[j]);
+#pragma unroll
+        for (int j = 0; j < N; ++j) mma_tf32_1688(sums[i][j], a_big, b_small[j]);
+#pragma unroll
+        for (int j = 0; j < N; ++j) mma_tf32_1688(sums[i][j], a_big, b_big[j]);
+    }
+#else
+    unsigned columns[N][2];
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+            columns[j][k] = b[j / 2][j % 2 * 2 + k];
+#if ARITHMETIC == 32
+            columns[j][k] = to_tf32(__uint_as_float(columns[j][k]));
+#endif
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < M; ++i) {
+        unsigned rows[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            rows[k] = a[i][k];
+#if ARITHMETIC == 32
+            rows[k] = to_tf32(__uint_as_float(rows[k]));
+#endif
+        }
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+#if ARITHMETIC == 16
+            mma_f16_16816(sums[i][j], rows, columns[j]);
+#elif ARITHMETIC == 17
+            mma_bf16_16816(sums[i][j], rows, columns[j]);
+#else
+            mma_tf32_1688(sums[i][j], rows, columns[j]);
+#endif
+        }
+    }
+#endif
+}
+
+// ---- stores of a thread's neighbouring results; `room`: how many of them exist; together: they may go up to 16 bytes at
+// once, because they are neighbours and aligned
+
+__device__ __forceinline__ float rounded(float x, const float*) { return x; }
+__device__ __forceinline__ __half rounded(float x, const __half*) { return __float2half_rn(x); }
+__device__ __forceinline__ __nv_bfloat16 rounded(float x, const __nv_bfloat16*) { return __float2bfloat16_rn(x); }
+
+template <int BYTES> struct Word;
+template <> struct Word<4> { typedef unsigned Type; };
+template <> struct Word<8> { typedef uint2 Type; };
+template <> struct Word<16> { typedef uint4 Type; };
+
+template <class T, int COUNT>
+__device__ __forceinline__ void store(T* to, const float (&values)[COUNT], int room, int step, bool together) {
+    constexpr int BYTES = COUNT * (int)sizeof(T) < 16 ? COUNT * (int)sizeof(T) : 16, WIDTH = BYTES / (int)sizeof(T);
+    if (together) {
+#pragma unroll
+        for (int i = 0; i < COUNT; i += WIDTH) {
+            union {
+                typename Word<BYTES>::Type all;
+                T each[WIDTH];
+            } packed;
+#pragma unroll
+            for (int j = 0; j < WIDTH; ++j) packed.each[j] = rounded(values[i + j], to);
+            if (i < room) *reinterpret_cast<typename Word<BYTES>::Type*>(to + i) = packed.all;
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        if (i < room) to[(long long)i * step] = rounded(values[i], to);
+    }
+}
