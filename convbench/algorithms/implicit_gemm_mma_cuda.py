@@ -219,8 +219,8 @@ class ImplicitGemm3xTf32Cuda(ImplicitGemmMma):
     """Emulated fp32: each float as the sum of two TF32 numbers, three products for one, sums of a tile added by FADD.
 
     The second numbers hold 11 of the 13 bits that are left, and the product of the two is left out: errors of 2^-22 a
-    product. error_growth 2.0: 0.7 is the largest seen, emulated, over the conformance shapes and sums of 4,608 and 3,280
-    products, three passes; a tile's truncated additions stay far below the eps of 2^-21.
+    product. error_growth 2.0: 0.7 is the largest seen, emulated, over the conformance shapes and sums of 4,608 and
+    3,280 products, three passes; a tile's truncated additions stay far below the eps of 2^-21.
     """
 
     name = "implicit_gemm_3xtf32_cuda"
@@ -238,8 +238,8 @@ class ImplicitGemmFp16Cuda(ImplicitGemmMma):
 
     Products are exact, so the bound's eps is that of the float sums. error_growth 20: tensor cores truncate when they
     add. Sums of 16 products added with truncation, simulated for 4,000 results, err by 3.3 times eps * sqrt(n) *
-    sqrt(x^2 * w^2) at most at n = 4,608, 8.3 times at 25,088 and 15.4 times at 100,352. Emulated, with sums rounded to nearest, what storing the
-    result in half precision costs hides the rest.
+    sqrt(x^2 * w^2) at most at n = 4,608, 8.3 times at 25,088 and 15.4 times at 100,352. Emulated, where sums are
+    rounded to nearest, storing the result in half precision hides the rest.
     """
 
     name = "implicit_gemm_fp16_cuda"
