@@ -19,7 +19,8 @@
 // Idea: tiling and register blocking as in any dense linear algebra; for direct convolution see Georganas et al. 2018
 // (arXiv 1808.05567), section II. Launch: 256 threads, one dimension of blocks; shared memory as the host counts it
 // (direct_cuda.py chooses window and channels so that 48 KB suffice).
-// Variants: PASS, layout, CHANNELS (a thread's) and CHANNEL_WARPS: 8 x 8 for 64 channels of a group, 8 x 2 for 16, 1 x 1 for one.
+// Variants: PASS, layout, CHANNELS (a thread's) and CHANNEL_WARPS: 8 x 8 for 64 channels of a group, 8 x 2 for 16,
+// 1 x 1 for one.
 // Bound: 8 x 8: six shared loads (8 cycles of the load unit) for 32 multiply-adds a lane (8 cycles of the SM): 50 to
 // 65 % of the fp32 peak where C/G and K/G are multiples of 64; bank conflicts halve that at stride 2.
 // Test: pytest tests/cuda_on_cpu -k direct_tiled

@@ -69,12 +69,23 @@ struct Window {
     int first, step, stride, count;
 };
 
-// Taps begin .. begin + taps of an axis, for outputs from `output` on. With one tap nothing between outputs is read.
-__device__ __forceinline__ Window window_of(const Axis& a, int output, int outputs, int begin, int taps) {
+// Taps begin .. begin + taps of an axis, for outputs from `output` on.
+__device__ __forceinline__ Window dense_window_of(const Axis& a, int output, int outputs, int begin, int taps) {
     Window v;
     v.first = a.first_in + a.step_in * (output * a.stride + begin);
-    v.step = taps == 1 ? a.step_in * a.stride : a.step_in;
-    v.stride = taps == 1 ? 1 : a.stride;
+    v.step = a.step_in;
+    v.stride = a.stride;
     v.count = (outputs - 1) * v.stride + taps;
+    return v;
+}
+
+// The same; with one tap, what lies between two outputs is left out.
+__device__ __forceinline__ Window window_of(const Axis& a, int output, int outputs, int begin, int taps) {
+    Window v = dense_window_of(a, output, outputs, begin, taps);
+    if (taps == 1) {
+        v.step = a.step_in * a.stride;
+        v.stride = 1;
+        v.count = outputs;
+    }
     return v;
 }

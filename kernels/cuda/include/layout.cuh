@@ -1,4 +1,5 @@
-// Where elements of x, w and y lie. NHWC = 0: x[N,C,H,W] w[K,C/G,R,S] y[N,K,P,Q]; 1: x[N,H,W,C] w[K,R,S,C/G] y[N,P,Q,K].
+// Where elements of x, w and y lie.
+// NHWC = 0: x[N,C,H,W] w[K,C/G,R,S] y[N,K,P,Q]; NHWC = 1: x[N,H,W,C] w[K,R,S,C/G] y[N,P,Q,K].
 #pragma once
 #include "conv.cuh"
 #include "device.cuh"

@@ -1,0 +1,86 @@
+// What the NCHW depthwise kernels share: which tile a block takes, and how a patch of planes comes to shared memory.
+#pragma once
+#include "axis.cuh"
+#include "device.cuh"
+#include "digits.cuh"
+
+#ifndef THREADS
+#define THREADS 256
+#endif
+
+// What the host chose. planes, runs, width: threads of a block along planes, runs of rows and columns; window: taps of
+// a patch; plane, pitch: floats from plane to plane and row to row of the patch; filters: floats before the patch;
+// phases: of axis.cuh; row_tiles, column_tiles: of the largest phase; fours: rows may be copied 16 bytes at a time;
+// parts: backward weights, blocks that share the pixels.
+struct Tiling {
+    int planes, runs, width;
+    int window_h, window_w, plane, pitch, filters;
+    int phases_h, phases_w, row_tiles, column_tiles;
+    int fours, parts;
+};
+
+struct Tile {
+    int column, row, phase_w, phase_h;
+    long long rest;
+};
+
+__device__ __forceinline__ Tile tile_of(long long number, const Tiling& t) {
+    Tile tile;
+    tile.column = (int)(number % t.column_tiles);
+    number /= t.column_tiles;
+    tile.row = (int)(number % t.row_tiles);
+    number /= t.row_tiles;
+    tile.phase_w = (int)(number % t.phases_w);
+    number /= t.phases_w;
+    tile.phase_h = (int)(number % t.phases_h);
+    tile.rest = number / t.phases_h;
+    return tile;
+}
+
+// Planes of height x width elements, `step` floats apart.
+struct Source {
+    const float* planes;
+    long long step;
+    int height, width;
+};
+
+// Starts copies of the windows of planes ((first + i) * times / divided + offset), i < planes, zeros outside; returns
+// the column of the patch at which the window begins (copies of 16 bytes begin at a multiple of four columns).
+__device__ __forceinline__ int load_patch(
+    float* patch, const Tiling& t, const Source& source, const Window& rows, const Window& columns, int planes,
+    long long first, int times, int divided, int offset
+) {
+    const bool fours = t.fours && columns.step == 1;
+    const int shift = fours ? columns.first & 3 : 0;
+    const int wide = fours ? (shift + columns.count + 3) / 4 : columns.count;
+    Digits d = digits_of(threadIdx.x, wide, rows.count);
+    const Digits step = digits_of(THREADS, wide, rows.count);
+    for (int i = threadIdx.x; i < wide * rows.count * planes; i += THREADS) {
+        const int h = rows.first + d.middle * rows.step;
+        const float* const plane = source.planes + ((first + d.high) * times / divided + offset) * source.step;
+        float* const to = patch + d.high * t.plane + d.middle * t.pitch;
+        const int v = columns.first - shift + d.low * (fours ? 4 : columns.step);
+        const bool inside = h >= 0 && h < source.height && v >= 0 && v < source.width;
+        const float* const from = inside ? plane + (long long)h * source.width + v : plane;
+        if (fours) {
+            cp_async_16(to + 4 * d.low, inside ? from : source.planes, inside);
+        } else {
+            cp_async_4(to + d.low, from, inside);
+        }
+        advance(d, step, wide, rows.count);
+    }
+    return shift;
+}
+
+// COUNT floats, a multiple of four, from 16-byte aligned shared memory.
+template <int COUNT>
+__device__ __forceinline__ void load_fours(float (&to)[COUNT], const float* from) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(from + i);
+        to[i] = four.x;
+        to[i + 1] = four.y;
+        to[i + 2] = four.z;
+        to[i + 3] = four.w;
+    }
+}
