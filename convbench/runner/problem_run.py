@@ -27,7 +27,7 @@ GPU_SETUP_S = 0.05  # of a case before its first sample on a GPU: its stream pro
 GPU_FLOAT64_COPIES = 10  # of the result, on a GPU: what comparing it with the oracle takes
 PROCESS_BYTES = 2 * 2**30  # what libraries may take for a case beside its arrays
 PILOT_FLOPS = 2e8  # smaller problems are tried outright
-LEAST_S = 0.1  # of sampling: what even a problem that is late gets
+LEAST_S = 0.15  # of each case's warming up and sampling: what even a problem that is late gets
 POOL_PAUSE_S = 0.04  # what a sample costs where another thread pool ran last
 RECHECK_RUNS = 3  # what the check after timing costs, in runs
 VERIFY_RUNS = 5  # runs that verification takes, for predictions
@@ -288,7 +288,7 @@ class ProblemRun:
         calls_s = sum(self._run_s(n) for n in members)
         pauses_s = POOL_PAUSE_S * len(members) if self.problem.threads > 1 else 0.0
         setup_s = GPU_SETUP_S * len(members) if self.session.device == "cuda" else 0.0
-        return LEAST_S + setup_s + MIN_BLOCKS_TO_COUNT * (2 * calls_s + pauses_s)
+        return LEAST_S * len(members) + setup_s + MIN_BLOCKS_TO_COUNT * (2 * calls_s + pauses_s)
 
     def _sample_once(self, members: list[str], first_block: int, seconds: float) -> bool:
         """One worker's round. True when the worker died and the rest should go on in another."""
