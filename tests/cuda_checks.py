@@ -31,7 +31,7 @@ from convbench.problem import ConvShape, Problem
 from convbench.shapes import load_shapes
 from convbench.testing.conformance import SHAPES
 
-SHAPE_FILES = ("vgg16", "resnet50", "alexnet_owt", "alexnet_grouped", "googlenet")
+SHAPE_FILES = ("vgg16", "resnet50", "alexnet_owt", "alexnet_grouped", "googlenet", "mobilenet_v1")
 BATCHES = (1, 32)
 
 

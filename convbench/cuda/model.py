@@ -77,6 +77,10 @@ TRANSFORM_EFFICIENCY = 0.30
 PRODUCT_TILES = ((128, 1.0), (64, 0.85), (32, 0.5))
 #: Warps of a multiprocessor that keep its arithmetic, and its loads, busy.
 WARPS_FOR_ARITHMETIC, WARPS_FOR_MEMORY = 8, 16
+#: Or shared memory in use that copies in the background can fill: latency times bandwidth, for each multiprocessor.
+STAGED_BYTES = 16 << 10
+#: Products that a row counts for each product of elements.
+PRODUCTS = {"3xtf32": 3.0}
 #: Share of the L2 that what was read or written last may be found in.
 L2_SHARE = 0.8
 #: Names of kernels that only move data, and of those that do a phase's work; all others do "multiply".
@@ -144,7 +148,7 @@ def predict(
     if arithmetic not in ARITHMETIC:
         raise ValueError(f"no peak is known for arithmetic {arithmetic!r}, but for {', '.join(ARITHMETIC)}")
     steps = tuple(program.all_steps())
-    peaks, sizes, kind = PEAKS[gpu.name], _sizes(program, problem), ARITHMETIC[arithmetic]
+    sizes = _sizes(program, problem)
     todo = list(zip(steps, _operations(steps, flops), _regions(steps, sizes), strict=True))
     if packed:
         todo = todo[len(program.filter_steps) :]
@@ -154,15 +158,16 @@ def predict(
     times = []
     for step, work, moved in todo:
         missed, touched = cache.missed(moved), sum(moved.values())
-        times.append(_time(step, work, missed, touched, sizes, kind, peaks, gpu, usage))
+        times.append(_time(step, work, missed, touched, sizes, arithmetic, gpu, usage))
     return Prediction(tuple(times))
 
 
 def _time(
-    step: Step, flops: float, missed: float, touched: float, sizes: Mapping[str, tuple[int, int]], kind: str,
-    peaks: Peaks, gpu: Gpu, usage: Usage,
+    step: Step, flops: float, missed: float, touched: float, sizes: Mapping[str, tuple[int, int]],
+    arithmetic: str, gpu: Gpu, usage: Usage,
 ) -> StepTime:  # fmt: skip
     """missed, touched: bytes of buffers that come from memory, and all of them."""
+    peaks, kind, products = PEAKS[gpu.name], ARITHMETIC[arithmetic], PRODUCTS.get(arithmetic, 1.0)
     match step:
         case Launch():
             kernel = usage(step)
@@ -172,10 +177,11 @@ def _time(
             busy, warps = _busy(grid, resident, threads, gpu)
             moves, phase = _phase(step.kernel)
             peak = peaks.vector if moves or phase != "multiply" else getattr(peaks, kind)
-            share = efficiency(step.kernel, kind)
+            share = efficiency(step, kind)
             compute = flops / (peak * share * busy * min(1.0, warps / WARPS_FOR_ARITHMETIC))
-            again = 0.0 if moves or phase != "multiply" else _read_again(step, flops, grid, sizes)
-            full = min(1.0, warps / WARPS_FOR_MEMORY) * min(1.0, grid / gpu.multiprocessors)
+            again = 0.0 if moves or phase != "multiply" else _read_again(step, flops / products, grid, sizes)
+            staged = (static + step.shared_bytes) * warps * WARP / threads >= STAGED_BYTES
+            full = (1.0 if staged else min(1.0, warps / WARPS_FOR_MEMORY)) * min(1.0, grid / gpu.multiprocessors)
             l2 = max(touched, again) / (peaks.l2 * full)
             return StepTime(step.kernel, compute, missed / (peaks.memory * full), l2, peaks.launch)
         case Product():
@@ -192,8 +198,9 @@ def _time(
             return StepTime("zero", 0.0, missed / peaks.memory, touched / peaks.l2, peaks.launch)
 
 
-def efficiency(kernel: str, kind: str) -> float:
-    """Share of a peak such as "half" that a kernel is assumed to reach."""
+def efficiency(launch: Launch, kind: str) -> float:
+    """Share of a peak such as "half" that a kernel is assumed to reach; WGMMA among its macros belongs to its name."""
+    kernel = launch.kernel + ("_wgmma" if dict(launch.defines).get("WGMMA") else "")
     return next(e for glob, e in EFFICIENCY if fnmatchcase(f"{kernel}:{kind}" if ":" in glob else kernel, glob))
 
 

@@ -1,6 +1,6 @@
 """Programs of every CUDA row, nothing executed: buffers are not exceeded, each launch fits a listed, compiled kernel.
 
-Conformance shapes and the layers of five networks, batch 1 and 32, three passes, both layouts, for three GPUs.
+Conformance shapes and the layers of six networks, batch 1 and 32, three passes, both layouts, for three GPUs.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -113,10 +114,15 @@ def test_arithmetic_runs_at_the_peak_of_its_kind():
 
 
 def test_efficiency_goes_by_the_first_name_that_fits():
-    assert model.efficiency("implicit_gemm_mma_weights", "half") > model.efficiency("implicit_gemm_mma_weights", "tf32")
-    assert model.efficiency("direct_tiled_data", "vector") > model.efficiency("direct_forward", "vector")
-    assert model.efficiency("anything", "vector") == 0.30
-    assert all(0 < share < 1 for _, share in model.EFFICIENCY)
+    def share(kernel: str, kind: str, **defines: int) -> float:
+        launch = Launch("x.cu", kernel, (1, 1, 1), (32, 1, 1), (), defines=tuple(defines.items()))
+        return model.efficiency(launch, kind)
+
+    assert share("implicit_gemm_mma_weights", "half") > share("implicit_gemm_mma_weights", "tf32")
+    assert share("implicit_gemm_mma", "half", WGMMA=1) > share("implicit_gemm_mma", "half", WGMMA=0)
+    assert share("direct_tiled_data", "vector") > share("direct_forward", "vector")
+    assert share("anything", "vector") == 0.30
+    assert all(0 < value < 1 for _, value in model.EFFICIENCY)
 
 
 def test_a_last_wave_that_is_partly_empty_costs_a_whole_one():
@@ -147,6 +153,11 @@ def test_products_read_again_what_tiles_share():
     (step,) = _predict([_launch("gemm", At("a"), At("b"), At("out"), blocks=blocks)], problem, {"multiply": 1e12}).steps
     share = blocks / 132 * min(1, 8 / model.WARPS_FOR_MEMORY)
     assert step.l2 == pytest.approx(1e12 / 64 * 4 / (PEAK.l2 * share))
+    launch = _launch("gemm", At("a"), At("b"), At("out"), blocks=blocks)
+    (thrice,) = _predict([launch], problem, {"multiply": 3e12}, "3xtf32").steps
+    assert thrice.l2 == pytest.approx(step.l2)  # the same tiles, multiplied three times
+    (staged,) = _predict([replace(launch, shared_bytes=32 << 10)], problem, {"multiply": 1e12}).steps
+    assert staged.l2 == pytest.approx(1e12 / 64 * 4 / (PEAK.l2 * blocks / 132))
 
 
 def test_operations_go_to_the_phase_that_does_them():
