@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import struct
 import subprocess
 import tempfile
@@ -213,14 +214,13 @@ class EmulatedContext:
         )  # fmt: skip
         if done.returncode == 0:
             return
-        lines = [line.strip() for line in done.stderr.splitlines()]
-        for line in lines:
-            if line.startswith("emulator: "):
-                raise EmulationError(line.removeprefix("emulator: "))
-        found = [line for line in lines if "Sanitizer" in line or "runtime error" in line]
-        place = [line for line in lines if line.startswith("#") and ".cu" in line]
-        what = "; ".join((found[:1] or [f"exit status {done.returncode}"]) + place[:1])
-        raise SanitizerError(f"{kernels}: {what}", done.stderr)
+        said = re.search(r"^emulator: (.*)$", done.stderr, re.MULTILINE)
+        if said:
+            raise EmulationError(said[1])
+        found = re.search(r"((?:Address|Thread)Sanitizer: (?:data race|[a-z-]+)|runtime error: .*)", done.stderr)
+        place = re.search(r"([^/\s]+\.cuh?:\d+)", done.stderr)
+        what = found[1].strip() if found else f"exit status {done.returncode}: {done.stderr[-300:]}"
+        raise SanitizerError(f"{kernels}: {what}" + (f" at {place[1]}" if place else ""), done.stderr)
 
 
 def _fixed_addresses() -> None:
