@@ -84,8 +84,13 @@ PRODUCTS = {"3xtf32": 3.0}
 #: Share of the L2 that what was read or written last may be found in.
 L2_SHARE = 0.8
 #: Names of kernels that only move data, and of those that do a phase's work; all others do "multiply".
-MOVES = ("im2col*", "pack_*", "*_filter_pack", "direct_tiled_filter", "add_parts", "partial_sums")
+MOVES = (
+    "im2col*", "pack_*", "direct_tiled_filter", "depthwise_filter", "add_parts", "partial_sums", "fft_load",
+    "fft_store", "fft_to_matrices", "fft_from_matrices",
+)  # fmt: skip
 PHASES = (
+    ("fft_tile_forward", "input_transform"),
+    ("fft_tile_inverse", "output_transform"),
     ("*filter*", "filter_transform"),
     ("*input*", "input_transform"),
     ("*gradient*", "input_transform"),
@@ -247,7 +252,7 @@ def _phase(kernel: str) -> tuple[bool, str]:
 def _operations(steps: Sequence[Step], flops: Mapping[str, float]) -> list[float]:
     """Operations of every step: products and transforms by their sizes, phases shared among their launches by blocks.
 
-    Phases that have no launch of their own belong to those that multiply.
+    Phases that have no launch of their own belong to those that multiply, or to all.
     """
     work = [0.0] * len(steps)
     workers: dict[str, list[int]] = defaultdict(list)
@@ -263,11 +268,13 @@ def _operations(steps: Sequence[Step], flops: Mapping[str, float]) -> list[float
                 moves, phase = _phase(step.kernel)
                 if not moves:
                     workers[phase].append(i)
-    elsewhere = any(isinstance(step, Product) for step in steps)
+    elsewhere = {"multiply"} if any(isinstance(step, Product) for step in steps) else set()
+    if any(isinstance(step, Transform) for step in steps):
+        elsewhere |= {"input_transform", "filter_transform", "output_transform"}
     for phase, count in flops.items():
-        if phase == "multiply" and elsewhere:
+        if phase in elsewhere:
             continue
-        launches = workers.get(phase) or workers.get("multiply", [])
+        launches = workers.get(phase) or workers.get("multiply") or [i for found in workers.values() for i in found]
         blocks = sum(grids[i] for i in launches)
         for i in launches:
             work[i] += count * grids[i] / blocks

@@ -179,6 +179,26 @@ def test_operations_go_to_the_phase_that_does_them():
     assert packed.seconds < raw.seconds
 
 
+def test_operations_of_transforms_are_not_counted_twice():
+    flops = {"input_transform": 1e9, "multiply": 3e9, "filter_transform": 2e9, "output_transform": 4e9}
+    product = Product(At("u"), At("v"), At("m"), 10, 10, 10, 10, 10, 10)
+    tiles = (
+        _launch("fft_tile_forward", At("b"), At("u")),
+        _launch("fft_tile_forward", At("a"), At("v")),
+        product,
+        _launch("fft_tile_inverse", At("m"), At("out")),
+    )
+    # The filter's have no launch of a name of their own: all transforms share them.
+    assert model._operations(tiles, flops) == pytest.approx([0.5e9 + 2e9 / 3, 0.5e9 + 2e9 / 3, 2000, 4e9 + 2e9 / 3])
+    whole = (
+        _launch("fft_load", At("a"), At("u")),
+        Transform("forward", At("u"), At("v"), 2, 8, 8),
+        _launch("fft_multiply", At("v"), At("u"), At("m")),
+        _launch("fft_store", At("m"), At("out")),
+    )
+    assert model._operations(whole, flops) == pytest.approx([0, 2.5 * 2 * 64 * 6, 3e9, 0])
+
+
 def test_products_of_the_vendor_count_themselves():
     problem = _pointwise(1)
     product = Product(At("u"), At("v"), At("m"), 1024, 4096, 1024, 1024, 4096, 4096)
