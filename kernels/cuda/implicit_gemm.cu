@@ -5,8 +5,8 @@
 // section 3.2). include/implicit_gemm.cuh says which matrix is which in each pass.
 //
 // A block computes BLOCK_M x BLOCK_N results, a warp 32 x 64, a thread 8 x 8. Tiles of BLOCK_K products go through
-// shared memory, [k][row] for both operands, in STAGES stages that cp.async fills in the background, with zeros for what
-// lies outside the image. Rows' addresses and coordinates are computed once. Fragments are read one step ahead of
+// shared memory, [k][row] for both operands, in STAGES stages that cp.async fills in the background, with zeros for
+// what lies outside the image. Rows' addresses and coordinates are computed once. Fragments are read one step ahead of
 // the products that need them. LOADS says how elements of the gathered operand are found:
 //
 //   TAPS    Forward and backward data, channels of a group in multiples of 16: a tile lies within one tap, so that
@@ -15,9 +15,9 @@
 //           (image, p, q), are counted on with additions. 4-byte copies, two additions and two comparisons each.
 //   QUADS   Backward weights, nhwc, channels of a group in multiples of 4: as DIGITS with 16-byte copies.
 //
-// Neighbouring threads copy neighbouring elements: along channels in nhwc, along pixels in nchw. Rows of shared memory are
-// BLOCK + 4 floats long: 4-byte copies of 8 columns x 4 rows hit 32 banks, and so do the 8 threads that write 16 bytes
-// each. Reads: 4 different float4 of one and 8 neighbouring ones of the other operand a warp.
+// Neighbouring threads copy neighbouring elements: along channels in nhwc, along pixels in nchw. Rows of shared memory
+// are BLOCK + 4 floats long: 4-byte copies of 8 columns x 4 rows hit 32 banks, and so do the 8 threads that write 16
+// bytes each. Reads: 4 different float4 of one and 8 neighbouring ones of the other operand a warp.
 //
 // dense: forward and backward data: the filter as implicit_gemm_pack.cu writes it, [group][tap, channel][row_length];
 // backward weights: dy. parts > 1 (grid.y): the sum is cut into parts, each written to `out` + part * out_elements;
@@ -169,7 +169,8 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
 #else
         const Digits d = digits_of(row, h.places, w.places);
         const int u = d.middle * h.step + h.first, v = d.inner * w.step + w.first;
-        row_pointer[i] = base + d.outer * stride_image + ((long long)u * stride_h + v * stride_w + gathered_k * stride_c);
+        row_pointer[i] = base + d.outer * stride_image
+                         + ((long long)u * stride_h + v * stride_w + gathered_k * stride_c);
 #if LOADS == TAPS
         row_place[i] = row < gathered_rows ? (u << 16) + v : OUTSIDE;
 #else
@@ -179,7 +180,8 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
 #endif
     }
 #if LOADS == TAPS
-    int channel = tile0 * BLOCK_K % depth, tap_r = tile0 * BLOCK_K / depth / middle, tap_s = tile0 * BLOCK_K / depth % middle;
+    const int tap0 = tile0 * BLOCK_K / depth;
+    int channel = tile0 * BLOCK_K % depth, tap_r = tap0 / middle, tap_s = tap0 % middle;
     unsigned inside = 0;  // bit i: row i is, for this tap
     int tap_offset = 0;
     bool new_tap = true;
@@ -196,8 +198,8 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
 #else
     const int dense_row = thread % DENSE_LANES * DENSE_WIDTH, dense_k = thread / DENSE_LANES;
     const long long phase_tap = (long long)h.tap_position * f.s + h.taps * w.tap_position;
-    const float* dense_pointer = dense + ((group * (long long)(f.r * f.s) + phase_tap) * depth + tile0 * BLOCK_K + dense_k)
-                                             * row_length + dense0 + dense_row;
+    const long long dense_first = (group * (long long)(f.r * f.s) + phase_tap) * depth + tile0 * BLOCK_K + dense_k;
+    const float* dense_pointer = dense + dense_first * row_length + dense0 + dense_row;
 #endif
 
     auto load = [&](int tile, int stage) {

@@ -1,4 +1,5 @@
-// Implicit GEMM on tensor cores, forward and backward data: implicit_gemm_{tf32,3xtf32,fp16,bf16}_cuda.
+// Implicit GEMM on tensor cores, forward and backward data: implicit_gemm_{tf32,3xtf32,fp16,bf16}_cuda and
+// implicit_gemm_wgmma_{fp16,bf16}_cuda.
 //
 // As implicit_gemm.cu (Chetlur et al. 2014, arXiv 1410.0759, section 3.2), with mma.sync in place of FFMA. Source:
 // nhwc, the channels of a group `depth` apart and `depth` a multiple of 16 bytes; implicit_gemm_pack.cu makes that of
@@ -11,10 +12,11 @@
 //       long sums (Ootomo and Yokota 2022, arXiv 2203.03341): sums of a tile of 32 columns start at zero and are added
 //       by FADD.
 //
-// A block computes BLOCK_M x BLOCK_N results, a warp WARP_M x WARP_N. Tiles are rows of 128 bytes, eight chunks of 16: 64
-// halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
-// what is outside the image or beyond the sum. A thread copies one chunk column; its (r, s, c) is counted on, and
-// which of its rows are inside the image is found out once a tap. A fragment (ldmatrix) is read one step ahead of its products.
+// A block computes BLOCK_M x BLOCK_N results, a warp WARP_M x WARP_N. Tiles are rows of 128 bytes, eight chunks of 16:
+// 64 halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
+// what is outside the image or beyond the sum. A thread copies one chunk column; its (r, s, c) is counted on, and which
+// of its rows are inside the image is found out once a tap. A fragment (ldmatrix) is read one step ahead of its
+// products.
 //
 // Shared memory without conflicts: chunk j of row i of the source lies at j ^ (i % 8), so that the eight rows of an
 // 8 x 8 tile have eight different chunks; copies write whole rows. Rows of the filter are dealt out to the 8 x 8
@@ -22,18 +24,21 @@
 // ^ (row / TILES_N % 8). So each thread has 2 * TILES_N neighbouring results of a pixel and stores 16 bytes at once.
 //
 // Launch: grid (tiles_m * tiles_n * groups * phases, parts) with tiles_n innermost, BLOCK_M / WARP_M * BLOCK_N / WARP_N
-// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 16 bytes of shared memory (the latter for the rows' places). parts > 1: floats to `out` + part * out_elements
-// (float), to be added by another kernel.
+// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 16 bytes of shared memory (the latter for the rows' places).
+// parts > 1: floats to `out` + part * out_elements (float), to be added by another kernel.
 //
-// 128 x 256, 8 warps of 64 x 64: 192 KB in four stages, one block an SM; 128 x 128, 4 warps: 96 KB in three, two blocks.
-// Both: 8 warps an SM, at most 255 registers, 128 of them sums and 64 fragments. A step of 16 halves is 32 mma and 8 ldmatrix
-// a warp: 64 bytes of shared memory a clock at full rate, of 128. L2 to SM: 48 KB for 2^21 multiply-adds, 29 bytes a
-// clock at the 620 TFLOP/s that mma.sync may reach on an H200. Bound: mma.sync, some 62 % of what wgmma reaches.
-// WGMMA 1 (sm_90a, halves): wgmma.mma_async reads both operands out of shared memory, 64 rows a warpgroup, the products of
-// a tile run while the next is waited for. Copies by cp.async as above, in issue slots that wgmma leaves free; bound: what
-// L2 gives, 48 bytes a clock at the full rate of the tensor cores. WARP_M 16, WARP_N BLOCK_N. Rows of the filter are dealt out so that a thread has
-// 32 neighbouring results; 1024 bytes more of shared memory, because tiles begin at multiples of that.
-// 96 keeps two sets of sums: 128 x 128 by 8 warps of 64 x 32. 64 x 64: 4 warps of 32 x 32, for few pixels.
+// 128 x 256, 8 warps of 64 x 64: 192 KB in four stages, one block an SM; 128 x 128, 4 warps: 96 KB in three, two
+// blocks. Both: 8 warps an SM, at most 255 registers, 128 of them sums and 64 fragments. A step of 16 halves is 32 mma
+// and 8 ldmatrix a warp: 64 bytes of shared memory a clock at full rate, of 128. L2 to SM: 48 KB for 2^21
+// multiply-adds, 29 bytes a clock at the 620 TFLOP/s that mma.sync may reach on an H200. Bound: mma.sync, some 62 % of
+// what wgmma reaches. 96 keeps two sets of sums: 128 x 128 by 8 warps of 64 x 32. 64 x 64: 4 warps of 32 x 32, for few
+// pixels.
+//
+// WGMMA 1 (sm_90a, halves): wgmma.mma_async reads both operands out of shared memory, 64 rows a warpgroup, the products
+// of a tile run while the next is waited for. Copies by cp.async as above, in issue slots that wgmma leaves free;
+// bound: what L2 gives, 48 bytes a clock at the full rate of the tensor cores. WARP_M 16, WARP_N BLOCK_N. Rows of the
+// filter are dealt out so that a thread has 32 neighbouring results; 1024 bytes more of shared memory, because tiles
+// begin at multiples of that.
 //
 // Test: pytest tests/cuda_on_cpu -k implicit_gemm
 #include "conv.cuh"
@@ -83,7 +88,8 @@
 #define COPY_ROWS (THREADS / 8)  // rows that the block copies at once, eight threads each
 #define STEPS 4                  // of two chunks: m16n8k16 for halves, m16n8k8 for floats
 #if WGMMA
-#define FILTER_ROW(i) ((i) / 128 * 128 + (i) % 8 / 2 * 32 + (i) % 128 / 8 * 2 + (i) % 2)  // that lies in row i of the tile
+// Which row of the filter's tile lies in row i of shared memory.
+#define FILTER_ROW(i) ((i) / 128 * 128 + (i) % 8 / 2 * 32 + (i) % 128 / 8 * 2 + (i) % 2)
 #define FILTER_SWIZZLE(i) ((i) % 8)
 #define AHEAD (STAGES - 2)  // tiles that are copied before they are needed
 #else
@@ -162,7 +168,9 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
 #pragma unroll
             for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) {
                 const int2 place = *reinterpret_cast<const int2*>(rows + copy_row + i * COPY_ROWS);
-                inside |= (unsigned)((unsigned)(place.x + u) < (unsigned)h.size && (unsigned)(place.y + v) < (unsigned)w.size) << i;
+                const bool valid = (unsigned)(place.x + u) < (unsigned)h.size
+                                   && (unsigned)(place.y + v) < (unsigned)w.size;
+                inside |= (unsigned)valid << i;
             }
         }
         const int offset = tap_offset + column.inner / CHUNK;
@@ -225,16 +233,18 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
     const int warp_n = warp / WARPS_M * WARP_N;
     const unsigned char* const source_rows = shared + (warp_m + lane % 16) * ROW_BYTES;
     const unsigned char* const filter_rows = shared + (BLOCK_M + warp_n + lane % 8 * TILES_N + lane / 16) * ROW_BYTES;
-    const int source_chunk = (lane / 16) ^ (lane % 8), filter_chunk_at = (lane / 8 % 2) ^ (lane % 8);
+    const int source_chunk = (lane / 16) ^ (lane % 8), filter_chunk = (lane / 8 % 2) ^ (lane % 8);
     unsigned a[2][TILES_M][4], b[2][TILES_N / 2][4];
     auto read = [&](int to, int stage, int step) {
+        const unsigned char* const chunks_m = source_rows + stage * STAGE_BYTES + ((source_chunk ^ 2 * step) << 4);
+        const unsigned char* const chunks_n = filter_rows + stage * STAGE_BYTES + ((filter_chunk ^ 2 * step) << 4);
 #pragma unroll
         for (int i = 0; i < TILES_M; ++i) {
-            ldmatrix_x4(a[to][i], source_rows + stage * STAGE_BYTES + i * 16 * ROW_BYTES + ((source_chunk ^ 2 * step) << 4));
+            ldmatrix_x4(a[to][i], chunks_m + i * 16 * ROW_BYTES);
         }
 #pragma unroll
         for (int j = 0; j < TILES_N / 2; ++j) {
-            ldmatrix_x4(b[to][j], filter_rows + stage * STAGE_BYTES + j * 2 * ROW_BYTES + ((filter_chunk_at ^ 2 * step) << 4));
+            ldmatrix_x4(b[to][j], chunks_n + j * 2 * ROW_BYTES);
         }
     };
 

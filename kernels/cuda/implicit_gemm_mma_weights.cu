@@ -1,13 +1,15 @@
 // Implicit GEMM on tensor cores, backward weights: implicit_gemm_{tf32,3xtf32,fp16,bf16}_cuda.
 //
-//   dw[k][r, s, c] = sum over pixels (image, p, q) of dy[pixel][k] * x[image, p * stride_h + r * dilation_h - pad_h, ...][c]
+//   dw[k][r, s, c] = sum over pixels (image, p, q) of dy[pixel][k] * x[image, p * stride_h + r * dilation_h - pad_h,
+//                                                                      q * stride_w + s * dilation_w - pad_w][c]
 //
-// (Chetlur et al. 2014, arXiv 1410.0759, section 3.2.) Both operands are nhwc with the channels of a group in
-// multiples of 16 bytes (x_depth, dy_depth; implicit_gemm_pack.cu pads), so tiles of shared memory are rows of channels, one a
+// (Chetlur et al. 2014, arXiv 1410.0759, section 3.2.) Both operands are nhwc with the channels of a group in multiples
+// of 16 bytes (x_depth, dy_depth; implicit_gemm_pack.cu pads), so tiles of shared memory are rows of channels, one a
 // pixel: the sum runs down the rows, and the fragments of mma.sync must be read transposed. ARITHMETIC as in
 // implicit_gemm_mma.cu.
 //
-//   halves  32 pixels a tile; chunk j of row i lies at j ^ (i % 8), so that ldmatrix.trans reads eight rows without conflict.
+//   halves  32 pixels a tile; chunk j of row i lies at j ^ (i % 8), so that the eight rows that ldmatrix.trans reads
+//           are in different banks.
 //   floats  16 pixels a tile, rows BLOCK + 8 floats long. ldmatrix transposes 16-bit elements only. Instead rows and
 //           columns of the product are dealt out so that what a lane needs for one pixel lies together: row i of
 //           tile t is 4 * i + t % 4 (+ 32 * (t / 4)), and one LDS.128 brings it for four tiles; 8 lanes of it hit 32
@@ -18,9 +20,9 @@
 //
 // Launch: grid (tiles_m * tiles_n * groups, parts), BLOCK_M / WARP_M * BLOCK_N / WARP_N warps, STAGES * BLOCK_K rows of
 // shared memory for both operands. There are few tiles and long sums, so the sum is usually cut into parts: floats to
-// `out` + part * out_elements, added by another kernel in a fixed order.
-// Halves, 128 x 128: 4 warps of 64 x 64, 64 KB in four stages, 2 blocks an SM, at most 255 registers. Floats: 8 warps of
-// 64 x 32, 69 KB, 1 block. Bound: mma.sync; floats: 128 bytes of shared memory a clock at its full rate.
+// `out` + part * out_elements, added by another kernel in a fixed order. Halves, 128 x 128: 4 warps of 64 x 64, 64 KB
+// in four stages, 2 blocks an SM, at most 255 registers. Floats: 8 warps of 64 x 32, 69 KB, 1 block. Bound: mma.sync;
+// floats: 128 bytes of shared memory a clock at its full rate.
 //
 // Test: pytest tests/cuda_on_cpu -k implicit_gemm
 #include "conv.cuh"
@@ -113,7 +115,8 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
         Element* const to_n = shared + stage * STAGE_ELEMENTS + BLOCK_K * PITCH_M + copy_row * PITCH_N;
         const bool within = pixel.outer < f.n;
         const int u = within ? pixel.middle * f.stride_h - f.pad_h : OUTSIDE, v = pixel.inner * f.stride_w - f.pad_w;
-        const Element* const x_at = x + ((long long)pixel.outer * f.h + u) * row_stride + v * pixel_stride + group * x_depth;
+        const Element* const x_at = x + ((long long)pixel.outer * f.h + u) * row_stride + v * pixel_stride
+                                    + group * x_depth;
 #pragma unroll
         for (int i = 0; i < COPIES_M; ++i) {
             cp_async_16(to_m + chunk_at(copy_row, copy_lane + i * LANES), dy_at + i * LANES * CHUNK,
@@ -148,15 +151,17 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
 #pragma unroll
         for (int upper = 0; upper < 2; ++upper) {  // pixels lane % 4, and 4 further
             const int row = step * 8 + lane % 4 + upper * 4;
+            const Element* const row_m = tile_m + row * PITCH_M + warp_m + lane / 4 * 4;
+            const Element* const row_n = tile_n + row * PITCH_N + warp_n + lane / 4 * 4;
 #pragma unroll
             for (int i = 0; i < TILES_M; i += 2) {
-                const uint4 four = *reinterpret_cast<const uint4*>(tile_m + row * PITCH_M + warp_m + lane / 4 * 4 + i * 16);
+                const uint4 four = *reinterpret_cast<const uint4*>(row_m + i * 16);
                 a[to][i][2 * upper] = four.x, a[to][i][2 * upper + 1] = four.y;
                 a[to][i + 1][2 * upper] = four.z, a[to][i + 1][2 * upper + 1] = four.w;
             }
 #pragma unroll
             for (int j = 0; j < TILES_N; j += 4) {
-                const uint4 four = *reinterpret_cast<const uint4*>(tile_n + row * PITCH_N + warp_n + lane / 4 * 4 + j * 8);
+                const uint4 four = *reinterpret_cast<const uint4*>(row_n + j * 8);
                 b[to][j / 2][upper] = four.x, b[to][j / 2][2 + upper] = four.y;
                 b[to][j / 2 + 1][upper] = four.z, b[to][j / 2 + 1][2 + upper] = four.w;
             }

@@ -3,17 +3,16 @@
 //
 //   pack_filter       w[K,C/G,R,S] or w[K,R,S,C/G] -> TRANSPOSED 1: [group][tap][depth][row_length]
 //                                                     TRANSPOSED 0: [group][row][tap][depth_length]
-//                     Forward: rows are k, the depth is c; backward data: rows are c of the group, the depth is k of the
-//                     group. Taps in the order of tap_position(). What lies beyond the rows and the depth stays as it is.
-//   pack_activations  x[N,C,H,W] or x[N,H,W,C] -> [N,H,W][group][length of a group's channels], zeros beyond the channels
+//                     Forward: rows are k, the depth is c; backward data: rows are c of the group, the depth is k of
+//                     the group. Taps in the order of tap_position(). What lies beyond rows and depth stays as it is.
+//   pack_activations  x[N,C,H,W] or x[N,H,W,C] -> [N,H,W][group][length of a group's channels], zeros beyond them
 //   add_parts         parts[count][elements] -> out[elements], summed in float in the order of the parts, then rounded
 //                     to OUTPUT: 16 half, 17 bfloat16 (partial_sums.cu does it for float)
 //
-// BYTES: of an element (2 or 4); values are only moved.
-// Tiles of 32 x 32 go through shared memory with 33 columns, so that both sides of a transposition are read and written in
-// whole lines. Launch: pack_filter grid (groups * tiles of K/G, tiles of C/G * R * S); pack_activations grid (images *
-// groups * tiles of pixels, tiles of channels); both blocks of 32 x 8. add_parts: blocks of 256.
-// Bound: memory; an H200 moves a filter of 512 x 512 x 3 x 3 floats in about 6 us.
+// BYTES: of an element (2 or 4); values are only moved. Tiles of 32 x 32 go through shared memory with 33 columns, so
+// that both sides of a transposition are read and written in whole lines. Launch: pack_filter grid (groups * tiles of
+// K/G, tiles of C/G * R * S); pack_activations grid (images * groups * tiles of pixels, tiles of channels); both blocks
+// of 32 x 8. add_parts: blocks of 256. Bound: memory; an H200 moves a filter of 512 x 512 x 3 x 3 floats in about 6 us.
 //
 // Test: pytest tests/cuda_on_cpu -k implicit_gemm
 #include "conv.cuh"
@@ -59,17 +58,19 @@ pack_filter(const Word* __restrict__ w, Word* __restrict__ packed, Conv f, int p
         const int position = tap_position(f, pass, tap / f.s, tap % f.s);
         const int row = pass == FORWARD ? k : c, depth = pass == FORWARD ? c : k;
 #if TRANSPOSED
-        const long long to = ((long long)(group * taps + position) * (pass == FORWARD ? cg : kg) + depth) * length + row;
+        const int depths = pass == FORWARD ? cg : kg;
+        const long long to = ((long long)(group * taps + position) * depths + depth) * length + row;
 #else
-        const long long to = ((long long)(group * (pass == FORWARD ? kg : cg) + row) * taps + position) * length + depth;
+        const int rows = pass == FORWARD ? kg : cg;
+        const long long to = ((long long)(group * rows + row) * taps + position) * length + depth;
 #endif
         packed[to] = tile[at_k][at_j];
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-pack_activations(const Word* __restrict__ x, Word* __restrict__ packed, int pixels, int channels, int groups, int length,
-                 int nhwc) {
+pack_activations(const Word* __restrict__ x, Word* __restrict__ packed, int pixels, int channels, int groups,
+                 int length, int nhwc) {
     __shared__ Word tile[32][33];
     const int tiles = (pixels + 31) / 32, pixel0 = blockIdx.x % tiles * 32, channel0 = blockIdx.y * 32;
     const int image = blockIdx.x / tiles / groups, group = blockIdx.x / tiles % groups;

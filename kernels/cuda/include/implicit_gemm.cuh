@@ -69,7 +69,8 @@ __device__ __forceinline__ Line line_forward(int size, int places, int taps, int
 // size: of dx; source: of dy.
 __device__ __forceinline__ Line line_backward(int phase, int size, int source, int taps, int stride, int pad,
                                               int dilation) {
-    const int divisor = greatest_common_divisor(stride, dilation), first = first_tap(phase, taps, stride, pad, dilation);
+    const int divisor = greatest_common_divisor(stride, dilation);
+    const int first = first_tap(phase, taps, stride, pad, dilation);
     Line line;
     line.places = phase < size ? (size - phase + stride - 1) / stride : 0;
     line.size = source;

@@ -51,7 +51,8 @@ __device__ __forceinline__ void split(unsigned (&big)[COUNT], unsigned (&small)[
 
 // sums += a b: M tiles of 16 rows, N of 8 columns. b holds pairs of column tiles.
 template <int M, int N>
-__device__ __forceinline__ void multiply(float (&sums)[M][N][4], const unsigned (&a)[M][4], const unsigned (&b)[N / 2][4]) {
+__device__ __forceinline__ void multiply(float (&sums)[M][N][4], const unsigned (&a)[M][4],
+                                         const unsigned (&b)[N / 2][4]) {
 #if ARITHMETIC == 96
     unsigned b_big[N][2], b_small[N][2];
 #pragma unroll
@@ -103,8 +104,8 @@ __device__ __forceinline__ void multiply(float (&sums)[M][N][4], const unsigned 
 #endif
 }
 
-// ---- stores of a thread's neighbouring results; `room`: how many of them exist; together: they may go up to 16 bytes at
-// once, because they are neighbours and aligned
+// ---- stores of a thread's neighbouring results; room: how many of them exist; together: they are neighbours in
+// memory, and aligned, so that up to 16 bytes may go at once
 
 __device__ __forceinline__ float rounded(float x, const float*) { return x; }
 __device__ __forceinline__ __half rounded(float x, const __half*) { return __float2half_rn(x); }
