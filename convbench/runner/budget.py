@@ -13,6 +13,9 @@ ELEMENT_FLOPS = 500.0
 FIXED_FLOPS = 5e8
 #: The same beside a GPU of some 30 TFLOP/s: a case costs some 0.1 s whatever its size (compiling, capturing, waiting).
 GPU_ELEMENT_FLOPS, GPU_FIXED_FLOPS = 5e3, 3e12
+#: What a case costs there at least, in seconds: compiling, choosing among a vendor's plans, capturing. A suite of many
+#: small problems reaches some of them, in its order, rather than a part of each.
+GPU_CASE_S = 0.25
 
 
 def weight(problem: Problem, device: str = "cpu") -> float:
@@ -44,8 +47,8 @@ class Budget:
         """Adds time that was lost to cases that crashed or hung: the others keep theirs."""
         self._end += seconds
 
-    def next_share(self) -> float:
-        """Seconds for the next problem; takes it off the list."""
+    def next_share(self, least_s: float = 0.0) -> float:
+        """Seconds for the next problem, at least `least_s` while any are left; takes it off the list."""
         share = max(0.0, self.left()) * self._weights[0] / sum(self._weights)
         self._weights.pop(0)
-        return share
+        return max(share, least_s) if share > 0 else share

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from convbench import environment
 from convbench.errors import NotComparable, OutputError, RecordsError, UsageError
 from convbench.records import Record, RecordWriter, read_records
-from convbench.runner.budget import Budget
+from convbench.runner.budget import GPU_CASE_S, Budget
 from convbench.runner.plan import RunPlan
 from convbench.runner.problem_run import ProblemRun
 from convbench.runner.session import Session
@@ -106,7 +106,7 @@ def _run_all(
             plan,
             problem,
             session,
-            budget.next_share(),
+            budget.next_share(GPU_CASE_S * len(plan.algorithms) if plan.device == "cuda" else 0.0),
             lambda algorithm, doing, p=problem: observer.now(p, algorithm, doing),  # type: ignore[misc]
         )
         records = run.run()

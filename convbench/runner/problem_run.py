@@ -375,8 +375,12 @@ class ProblemRun:
         return width > policy.ci_target or len(samples.ns) < policy.min_blocks
 
     def _flags(self, progress: Progress) -> list[str]:
-        """What to know about a time: that its interval is wide, that the GPU was held back."""
-        checks = (("noisy", self._is_noisy(progress)), ("throttled", is_throttled(progress.samples)))
+        """What to know about a time: its interval is wide, the GPU was held back, its launches are not hidden."""
+        checks = (
+            ("noisy", self._is_noisy(progress)),
+            ("throttled", is_throttled(progress.samples)),
+            ("no_graph", "graph" in progress.facts.get("notes", {})),
+        )
         return [name for name, holds in checks if holds]
 
     def _record(self, progress: Progress) -> Record:

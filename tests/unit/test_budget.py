@@ -28,6 +28,16 @@ def test_time_left_over_goes_to_the_next():
     assert budget.next_share() == 90.0
 
 
+def test_a_problem_gets_its_least_while_there_is_time():
+    now = [0.0]
+    budget = Budget(10.0, [problem(64)] * 4, lambda: now[0])
+    assert budget.next_share(4.0) == 4.0
+    now[0] = 9.0
+    assert budget.next_share(4.0) == 4.0
+    now[0] = 13.0
+    assert budget.next_share(4.0) == 0.0
+
+
 def test_an_overdrawn_budget_gives_nothing_and_nothing_negative():
     now = [0.0]
     budget = Budget(10.0, [problem(64), problem(64)], lambda: now[0])
