@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,9 +79,21 @@ def is_instruction(opcode: str, wanted: str) -> bool:
 # ---- the programs of a row
 
 
+def depthwise() -> Iterator[ConvShape]:
+    """Depthwise layers that the networks lack, and which have kernels of their own: filters beyond 3x3, stride 3.
+
+    The last one's stride exceeds what fits in shared memory.
+    """
+    for channels, taps, stride in itertools.product((15, 16), (3, 5, 7, 13), (1, 2, 3)):
+        yield ConvShape.make(
+            2, channels, 33, 34, channels, taps, taps, stride=stride, padding=taps // 2, groups=channels
+        )
+    yield ConvShape.make(1, 1, 40000, 3, 1, 3, 3, stride=(12000, 1))
+
+
 def problems(row: CudaImplementation) -> Iterator[Problem]:
-    """Conformance shapes and layers of networks at two batch sizes, in all that the row promises."""
-    shapes = dict.fromkeys([*SHAPES.values(), *layers()])
+    """Conformance shapes, layers of networks at two batch sizes and depthwise ones, in all that the row promises."""
+    shapes = dict.fromkeys([*SHAPES.values(), *layers(), *depthwise()])
     for dtype in row.dtypes:
         for layout in row.layouts:
             for pass_ in row.passes:

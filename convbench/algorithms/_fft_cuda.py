@@ -122,9 +122,10 @@ class WholeImage:
 
     @cached_property
     def filters(self) -> int:
-        """Filters that are transformed together: no more circles than images have."""
+        """Filters that are transformed together, evenly: circles and spectra within CHUNK_BYTES."""
         s = self.problem.shape
-        return min(s.k, max(1, self.chunk * max(s.c, s.k) // s.cg))
+        circles = CHUNK_BYTES // (4 * self.points + 8 * self.frequencies)
+        return blocks(s.k, blocks(s.k, max(1, circles // s.cg)))
 
     def program(self) -> Program:
         """Steps and buffers."""

@@ -46,13 +46,14 @@
 // filters[plane][column][row, padded to TAPS]: a window of the filters of all planes of the block.
 __device__ __forceinline__ void load_filters(
     float* filters, const float* w, const Conv& f, const Axis& rows, const Axis& columns, int tap_h, int tap_w,
-    int taps_h, int taps_w, long long first_plane, int planes, int other
+    int taps_h, int taps_w, int first_plane, int planes, int other
 ) {
     const int multiplier = f.k / f.c, channels = BACKWARD ? f.c : f.k;
     const int height = (taps_h + TAPS - 1) / TAPS * TAPS;
+#pragma unroll 1
     for (int i = threadIdx.x; i < planes * taps_w * height; i += THREADS) {
         const int r = i % height, s = i / height % taps_w, plane = i / height / taps_w;
-        const int channel = (int)((first_plane + plane) % channels);
+        const int channel = (first_plane + plane) % channels;
         const int k = BACKWARD ? channel * multiplier + other : channel;
         const int row = rows.first_tap + (tap_h + r) * rows.step_tap;
         const int column = columns.first_tap + (tap_w + s) * columns.step_tap;
@@ -69,7 +70,7 @@ depthwise_data(const float* __restrict__ in, const float* __restrict__ w, float*
     const int multiplier = f.k / f.c;
     const int in_h = BACKWARD ? f.p : f.h, in_w = BACKWARD ? f.q : f.w;
     const int out_h = BACKWARD ? f.h : f.p, out_w = BACKWARD ? f.w : f.q;
-    const long long all_planes = (long long)f.n * (BACKWARD ? f.c : f.k);
+    const int all_planes = f.n * (BACKWARD ? f.c : f.k);
 
     const Tile tile = tile_of(blockIdx.x, t);
 #if BACKWARD
@@ -81,8 +82,7 @@ depthwise_data(const float* __restrict__ in, const float* __restrict__ w, float*
 #endif
     const int first_row = tile.row * t.runs * RUN, first_column = tile.column * t.width;
     if (first_row >= rows.outputs || first_column >= columns.outputs) return;  // a phase smaller than the largest
-    const long long first_plane = tile.rest * t.planes;
-    const int planes = (int)min((long long)t.planes, all_planes - first_plane);
+    const int first_plane = tile.rest * t.planes, planes = min(t.planes, all_planes - first_plane);
 
     const int column = threadIdx.x % t.width, run = threadIdx.x / t.width % t.runs;
     const int plane = threadIdx.x / t.width / t.runs;
@@ -147,7 +147,7 @@ depthwise_data(const float* __restrict__ in, const float* __restrict__ w, float*
 
     const int q = first_column + column;
     if (!active || q >= columns.outputs) return;
-    float* const to = out + (first_plane + plane) * out_h * out_w + columns.first_out + q * columns.step_out;
+    float* const to = out + (long long)(first_plane + plane) * out_h * out_w + columns.first_out + q * columns.step_out;
 #pragma unroll
     for (int o = 0; o < RUN; ++o) {
         const int p = first_row + run * RUN + o;

@@ -68,17 +68,16 @@ depthwise_nhwc_weights(
 #pragma unroll
             for (int i = 0; i < VECTOR; ++i) sum[r][s][i] = 0.0f;
 
-    const long long runs = (long long)f.n * t.phases_h * t.phases_w * t.row_tiles * t.columns;
-    const long long step = (long long)t.parts * blockDim.y;
-    for (long long number = (long long)part * blockDim.y + threadIdx.y; active && number < runs; number += step) {
-        long long rest = number;
-        const int column = (int)(rest % t.columns);
+    const int runs = f.n * t.phases_h * t.phases_w * t.row_tiles * t.columns, step = t.parts * blockDim.y;
+    for (int number = part * blockDim.y + threadIdx.y; active && number < runs; number += step) {
+        int rest = number;
+        const int column = rest % t.columns;
         rest /= t.columns;
-        const int row = (int)(rest % t.row_tiles) * RUN;
+        const int row = rest % t.row_tiles * RUN;
         rest /= t.row_tiles;
-        const int phase_w = (int)(rest % t.phases_w);
+        const int phase_w = rest % t.phases_w;
         rest /= t.phases_w;
-        const int phase_h = (int)(rest % t.phases_h), image = (int)(rest / t.phases_h);
+        const int phase_h = rest % t.phases_h, image = rest / t.phases_h;
         const Axis rows = forward_axis(phase_h, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
         const Axis columns = forward_axis(phase_w, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
         if (row >= rows.outputs || column >= columns.outputs) continue;

@@ -44,12 +44,12 @@ depthwise_weights(
 
     const int multiplier = f.k / f.c;
     const int across = (f.s + RECTANGLE - 1) / RECTANGLE, down = (f.r + RECTANGLE - 1) / RECTANGLE;
-    long long block = blockIdx.x;
-    const int part = (int)(block % t.parts);
+    int block = blockIdx.x;
+    const int part = block % t.parts;
     block /= t.parts;
-    const int tap_w = (int)(block % across) * RECTANGLE;
+    const int tap_w = block % across * RECTANGLE;
     block /= across;
-    const int tap_h = (int)(block % down) * RECTANGLE, k = (int)(block / down);
+    const int tap_h = block % down * RECTANGLE, k = block / down;
     const int taps_h = min(RECTANGLE, f.r - tap_h), taps_w = min(RECTANGLE, f.s - tap_w);
 
     const int column = threadIdx.x % width, run = threadIdx.x / width % t.runs, plane = threadIdx.x / width / t.runs;
@@ -60,14 +60,14 @@ depthwise_weights(
         for (int s = 0; s < RECTANGLE; ++s) sum[r][s] = 0.0f;
 
     const int groups = (f.n + t.planes - 1) / t.planes;  // of images
-    const long long tiles = (long long)groups * t.phases_h * t.phases_w * t.row_tiles * t.column_tiles;
-    for (long long number = part; number < tiles; number += t.parts) {
+    const int tiles = groups * t.phases_h * t.phases_w * t.row_tiles * t.column_tiles;
+    for (int number = part; number < tiles; number += t.parts) {
         const Tile tile = tile_of(number, t);
         const Axis rows = forward_axis(tile.phase_h, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
         const Axis columns = forward_axis(tile.phase_w, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
         const int first_row = tile.row * height, first_column = tile.column * width;
         if (first_row >= rows.outputs || first_column >= columns.outputs) continue;  // the same for the whole block
-        const int first = (int)tile.rest * t.planes, planes = min(t.planes, f.n - first);
+        const int first = tile.rest * t.planes, planes = min(t.planes, f.n - first);
 
         const Window in_rows = rows_of(rows, first_row, height, tap_h, taps_h);
         const Window in_columns = window_of(columns, first_column, width, tap_w, taps_w);
@@ -76,6 +76,7 @@ depthwise_weights(
 
         Digits d = digits_of(threadIdx.x, width, height);
         const Digits step = digits_of(THREADS, width, height);
+#pragma unroll 1
         for (int i = threadIdx.x; i < planes * height * width; i += THREADS) {
             const int row = first_row + d.middle, q = first_column + d.low;
             const bool inside = row < rows.outputs && q < columns.outputs;

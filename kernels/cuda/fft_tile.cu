@@ -157,7 +157,7 @@ fft_tile_forward(
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
+extern "C" __global__ void __launch_bounds__(THREADS, TILE == 32 ? 3 : 4)
 fft_tile_inverse(
     const float* __restrict__ matrices, float* __restrict__ tensor, Matrices m, int images, int channels, int height,
     int width, Cut rows, Cut columns

@@ -76,6 +76,8 @@ im2col(const float* __restrict__ x, float* __restrict__ columns, Conv f) {
 #endif
 }
 
+#if BY_IMAGE
+
 extern "C" __global__ void __launch_bounds__(256)
 im2col_back(const float* __restrict__ columns, float* __restrict__ dx, Conv f) {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
@@ -103,6 +105,8 @@ im2col_back(const float* __restrict__ columns, float* __restrict__ dx, Conv f) {
     dx[i] = sum;
 }
 
+#else
+
 extern "C" __global__ void __launch_bounds__(256)
 im2col_beside(const float* __restrict__ dy, float* __restrict__ beside, Conv f) {
     const int pixels = f.p * f.q;
@@ -113,3 +117,5 @@ im2col_beside(const float* __restrict__ dy, float* __restrict__ beside, Conv f) 
     const int image = (int)(row % f.n), channel = (int)(row / f.n);
     beside[i] = dy[((long long)image * f.k + channel) * pixels + pixel];
 }
+
+#endif

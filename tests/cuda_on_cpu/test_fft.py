@@ -39,7 +39,7 @@ def test_chunks_of_images_and_filters(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(_fft_cuda, "CHUNK_BYTES", 1)
     plan = WholeImage(Problem(SHAPES[name]))
     assert plan.chunk == 1
-    assert plan.filters < plan.problem.shape.k or name == "groups of few channels"
+    assert plan.filters == 1
     accept_everywhere(row_of("fft_cuda"), SHAPES[name])
 
 
@@ -80,4 +80,4 @@ def test_workspace_is_bounded_by_the_chunk_and_the_filters() -> None:
         shape = make(images, 64, 112, 112, 64, 11, 11, padding=5)
         plan = WholeImage(Problem(shape, pass_))
         filters = 16 * plan.frequencies * shape.k * shape.c
-        assert plan.program().workspace_bytes <= filters + _fft_cuda.CHUNK_BYTES
+        assert plan.program().workspace_bytes <= filters + 2 * _fft_cuda.CHUNK_BYTES

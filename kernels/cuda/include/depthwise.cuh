@@ -20,19 +20,18 @@ struct Tiling {
 };
 
 struct Tile {
-    int column, row, phase_w, phase_h;
-    long long rest;
+    int column, row, phase_w, phase_h, rest;
 };
 
-__device__ __forceinline__ Tile tile_of(long long number, const Tiling& t) {
+__device__ __forceinline__ Tile tile_of(unsigned number, const Tiling& t) {
     Tile tile;
-    tile.column = (int)(number % t.column_tiles);
+    tile.column = number % t.column_tiles;
     number /= t.column_tiles;
-    tile.row = (int)(number % t.row_tiles);
+    tile.row = number % t.row_tiles;
     number /= t.row_tiles;
-    tile.phase_w = (int)(number % t.phases_w);
+    tile.phase_w = number % t.phases_w;
     number /= t.phases_w;
-    tile.phase_h = (int)(number % t.phases_h);
+    tile.phase_h = number % t.phases_h;
     tile.rest = number / t.phases_h;
     return tile;
 }
@@ -44,20 +43,22 @@ struct Source {
     int height, width;
 };
 
-// Starts copies of the windows of planes ((first + i) * times / divided + offset), i < planes, zeros outside; returns
+// Starts copies of the windows of planes (first + i) * times + offset, or (first + i) / divided, i < planes, zeros outside; returns
 // the column of the patch at which the window begins (copies of 16 bytes begin at a multiple of four columns).
 __device__ __forceinline__ int load_patch(
     float* patch, const Tiling& t, const Source& source, const Window& rows, const Window& columns, int planes,
-    long long first, int times, int divided, int offset
+    int first, int times, int divided, int offset
 ) {
     const bool fours = t.fours && columns.step == 1;
     const int shift = fours ? columns.first & 3 : 0;
     const int wide = fours ? (shift + columns.count + 3) / 4 : columns.count;
     Digits d = digits_of(threadIdx.x, wide, rows.count);
     const Digits step = digits_of(THREADS, wide, rows.count);
+#pragma unroll 1  // copies run in the background: there is nothing to wait for
     for (int i = threadIdx.x; i < wide * rows.count * planes; i += THREADS) {
-        const int h = rows.first + d.middle * rows.step;
-        const float* const plane = source.planes + ((first + d.high) * times / divided + offset) * source.step;
+        const int h = rows.first + d.middle * rows.step, number = first + d.high;
+        const int from_plane = (divided == 1 ? number * times : number / divided) + offset;
+        const float* const plane = source.planes + from_plane * source.step;
         float* const to = patch + d.high * t.plane + d.middle * t.pitch;
         const int v = columns.first - shift + d.low * (fours ? 4 : columns.step);
         const bool inside = h >= 0 && h < source.height && v >= 0 && v < source.width;
