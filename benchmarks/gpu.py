@@ -306,14 +306,17 @@ def child(stage: str, row: str, start: int) -> int:
     from convbench import catalog
     from convbench.devices.cuda import CudaDevice
 
-    device = CudaDevice()
+    rows, device = catalog.load().implementations, CudaDevice()
     if stage == "ceilings":
         from convbench.devices import cuda_peaks
 
         _say({"peaks": cuda_peaks.measure(device)})
         return 0
-    implementation = catalog.load().implementations[row]
-    results = sweep(implementation, device) if stage == "sweep" else verify(implementation, device, stage, start)
+    implementation = rows[row]
+    if stage == "sweep":
+        results = sweep(implementation, device, sweep_layers(), SWEEP_BATCH)
+    else:
+        results = verify(implementation, device, stage, start)
     for result in results:
         _say(result)
         if result.get("status") == "wrong":
@@ -343,23 +346,29 @@ def verify(implementation: Any, device: Any, stage: str, start: int) -> Iterator
         yield {"case": str(case), "status": outcome.status, "reason": outcome.reason}
 
 
-def sweep(implementation: Any, device: Any) -> Iterator[dict[str, Any]]:
+def sweep_layers() -> list[Any]:
+    """Layers of VGG-16 of every size."""
+    from convbench.resources import folder
+    from convbench.shapes import load_shapes
+
+    layers = load_shapes(folder("suites") / "shapes" / "vgg16.yaml").layers
+    return [layer for layer in layers if layer.name in SWEEP_LAYERS]
+
+
+def sweep(implementation: Any, device: Any, layers: list[Any], batch: int) -> Iterator[dict[str, Any]]:
     """Milliseconds of each alternative program of a row, verified before it is timed, beside the chosen one."""
     from dataclasses import replace
 
     from convbench.devices.cuda_timing import CudaTimer
     from convbench.devices.nvml import Monitor
     from convbench.problem import LAYOUTS, Problem
-    from convbench.resources import folder
-    from convbench.shapes import load_shapes
     from convbench.verify import Verifier
 
     monitor = Monitor(device.xp.cuda.Device().pci_bus_id)
-    layers = [x for x in load_shapes(folder("suites") / "shapes" / "vgg16.yaml").layers if x.name in SWEEP_LAYERS]
     for layer in layers:
         for pass_ in implementation.passes:
             layout = implementation.layouts[-1] if implementation.dtypes[0] != "float32" else LAYOUTS[0]
-            problem = Problem(replace(layer.shape, n=SWEEP_BATCH), pass_, implementation.dtypes[0], layout)
+            problem = Problem(replace(layer.shape, n=batch), pass_, implementation.dtypes[0], layout)
             if implementation.why_not(problem):
                 continue
             others = implementation.alternatives(problem, device.gpu)
