@@ -216,8 +216,8 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
 #pragma unroll
             for (int i = 0; i < GATHERED_COPIES; ++i) {
                 const int row_v = (short)row_place[i], row_u = (row_place[i] - row_v) >> 16;
-                const bool valid = row_place[i] != OUTSIDE && (unsigned)(row_u + u) < (unsigned)h.size
-                                   && (unsigned)(row_v + v) < (unsigned)w.size;
+                const bool valid = row_place[i] != OUTSIDE && lies_inside(row_u, u, h.size)
+                                   && lies_inside(row_v, v, w.size);
                 inside |= (unsigned)valid << i;
             }
         }
@@ -247,8 +247,7 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
         const float* const dense_pointer = dense_base + column.outer * plane * f.k + place * (nhwc ? f.k : 1);
 #pragma unroll
         for (int i = 0; i < GATHERED_COPIES; ++i) {
-            const bool valid = (unsigned)(row_place[i] + u) < (unsigned)h.size
-                               && (unsigned)(row_v[i] + v) < (unsigned)w.size;
+            const bool valid = lies_inside(row_place[i], u, h.size) && lies_inside(row_v[i], v, w.size);
             copy<GATHERED_WIDTH>(gathered + i * GATHERED_STEP, pixel + row_offset[i], valid);
         }
         advance(column, tile_digits, middle, inner);
@@ -258,8 +257,7 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
         const int offset = column.outer * h.tap_step * stride_h + v * stride_w + (column.inner - gathered_k) * stride_c;
 #pragma unroll
         for (int i = 0; i < GATHERED_COPIES; ++i) {
-            const bool valid = (unsigned)(row_place[i] + u) < (unsigned)h.size
-                               && (unsigned)(row_v[i] + v) < (unsigned)w.size;
+            const bool valid = lies_inside(row_place[i], u, h.size) && lies_inside(row_v[i], v, w.size);
             copy<GATHERED_WIDTH>(gathered + i * GATHERED_STEP, row_pointer[i] + offset, valid);
         }
         advance(column, tile_digits, middle, inner);

@@ -168,8 +168,7 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
 #pragma unroll
             for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) {
                 const int2 place = *reinterpret_cast<const int2*>(rows + copy_row + i * COPY_ROWS);
-                const bool valid = (unsigned)(place.x + u) < (unsigned)h.size
-                                   && (unsigned)(place.y + v) < (unsigned)w.size;
+                const bool valid = lies_inside(place.x, u, h.size) && lies_inside(place.y, v, w.size);
                 inside |= (unsigned)valid << i;
             }
         }

@@ -124,7 +124,7 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
         }
 #pragma unroll
         for (int i = 0; i < COPIES_N; ++i) {
-            const bool valid = (unsigned)(tap_u[i] + u) < (unsigned)f.h && (unsigned)(tap_v[i] + v) < (unsigned)f.w;
+            const bool valid = lies_inside(tap_u[i], u, f.h) && lies_inside(tap_v[i], v, f.w);
             cp_async_16(to_n + chunk_at(copy_row, copy_lane + i * LANES), x_at + tap_offset[i], valid);
         }
         dy_at += (long long)BLOCK_K * f.groups * dy_depth;

@@ -21,6 +21,10 @@ enum Pass { FORWARD = 0, BACKWARD_DATA = 1, BACKWARD_WEIGHTS = 2 };
 // Added to a coordinate, it lies outside of every image; the sum of two of them too.
 #define OUTSIDE (1 << 30)
 
+__device__ __forceinline__ bool lies_inside(int place, int tap, int size) {
+    return (unsigned)place + (unsigned)tap < (unsigned)size;
+}
+
 // One axis of the gathered operand.
 struct Line {
     int places;               // rows of the product along this axis
