@@ -8,7 +8,7 @@ from convbench.algorithms._cuda import blocks
 from convbench.cuda.gpu import Gpu
 from convbench.cuda.program import At, Launch, Long
 
-TILE_K = 16
+TILE_K, STAGES = 16, 3
 #: Tiles of the result that each way of reading the operands is compiled for: (A_ROWS, B_ROWS) -> (TILE_M, TILE_N).
 TILES = {
     (False, False): ((128, 128), (64, 128), (64, 64), (128, 32)),
@@ -86,5 +86,6 @@ def sgemm(o: Operands, gpu: Gpu) -> Launch:
         Long(o.step_c), o.splits, split_length(o), Long(o.step_split), int(o.add),
     )  # fmt: skip
     defines = (("A_ROWS", int(o.a_rows)), ("B_ROWS", int(o.b_rows)), ("TILE_M", tile_m), ("TILE_N", tile_n))
+    shared_bytes = 4 * STAGES * TILE_K * (tile_m + tile_n)
     return Launch("sgemm_batched.cu", "sgemm_batched", (grid, 1, 1), (tile_m * tile_n // 64, 1, 1), arguments,
-                  defines=defines)  # fmt: skip
+                  shared_bytes, defines)  # fmt: skip

@@ -56,7 +56,8 @@ class WinogradCuda(CudaImplementation):
 class WinogradF2Cuda(WinogradCuda):
     """F(2x2,3x3), fused; backward weights F(3x3,2x2), not fused. 2.25 times fewer multiplications.
 
-    Exact on integers, for the reasons given in `winograd_numpy.py`.
+    Exact on integers, for the reasons given in `winograd_numpy.py`. Growth, emulated: 1.8 on ordinary shapes, 1.3 on
+    tiny ones.
     """
 
     name = "winograd_f2_cuda"
@@ -104,7 +105,11 @@ class WinogradF4CublasCuda(WinogradF4Cuda):
 
 @register
 class WinogradF6Cuda(WinogradCuda):
-    """F(6x6,3x3) with points 0, +-1, +-2, +-1/2; backward weights F(3x3,6x6). 5.06 times fewer multiplications."""
+    """F(6x6,3x3) with points 0, +-1, +-2, +-1/2; backward weights F(3x3,6x6). 5.06 times fewer multiplications.
+
+    Growth, emulated: 44.7 on ordinary shapes (depthwise), 30.7 on tiny ones; the bound is that of `winograd_numpy.py`,
+    which saw 79 on larger depthwise layers.
+    """
 
     name = "winograd_f6_cuda"
     tile: ClassVar[int] = 6
@@ -114,7 +119,10 @@ class WinogradF6Cuda(WinogradCuda):
 
 @register
 class WinogradF4Filter5Cuda(WinogradCuda):
-    """F(4x4,5x5) with points 0, +-1, +-2, +-1/2; backward weights F(5x5,4x4). 6.25 times fewer multiplications."""
+    """F(4x4,5x5) with points 0, +-1, +-2, +-1/2; backward weights F(5x5,4x4). 6.25 times fewer multiplications.
+
+    Growth, emulated: 34.4 on ordinary shapes, 71.4 on tiny ones (one pixel seen through 25 taps).
+    """
 
     name = "winograd_f4_5x5_cuda"
     tile: ClassVar[int] = 4

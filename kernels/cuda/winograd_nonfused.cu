@@ -37,6 +37,7 @@
 #include "winograd.cuh"
 
 #define THREADS 128
+#define RESIDENT (ALPHA > 6 ? 3 : 4)  // blocks of a multiprocessor: 8 x 8 elements need 168 registers
 
 static __device__ __forceinline__ int round_up_4(int n) { return (n + 3) & ~3; }
 
@@ -56,16 +57,21 @@ static __device__ __forceinline__ void store_frequencies(
 // The other way, all splits added up. Loads that do not wait for each other are what hides the memory's latency.
 static __device__ __forceinline__ void load_frequencies(
     const float* __restrict__ source, Long step, int splits, float (&elements)[ALPHA][ALPHA]) {
+    const float* first = source;
 #pragma unroll
     for (int f = 0; f < ALPHA * ALPHA; f++) {
-        elements[f / ALPHA][f % ALPHA] = __ldg(source);
-        source += step;
+        elements[f / ALPHA][f % ALPHA] = __ldg(first);
+        first += step;
     }
-    for (int s = 1; s < splits; s++) {
+    if (splits == 1) return;
 #pragma unroll
-        for (int f = 0; f < ALPHA * ALPHA; f++) {
-            elements[f / ALPHA][f % ALPHA] += __ldg(source);
-            source += step;
+    for (int i = 0; i < ALPHA; i++) {  // line by line: more addresses than these the registers would not hold
+        const float* line = source + i * ALPHA * step;
+#pragma unroll 1
+        for (int s = 1; s < splits; s++) {
+            line += ALPHA * ALPHA * step;
+#pragma unroll
+            for (int j = 0; j < ALPHA; j++) elements[i][j] += __ldg(line + j * step);
         }
     }
 }
@@ -134,7 +140,7 @@ static __device__ __forceinline__ void transform_window(
 }
 
 // U = G w G^T. Threads: 32 outputs of a group by 4 inputs; the grid's z walks over groups, y over inputs.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_filter(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) winograd_filter(
     const float* __restrict__ w, float* __restrict__ u, Conv conv, int turned) {
     const float matrix[ALPHA][TAPS] = WINOGRAD_G;
     const int depth = conv.c / conv.groups, outputs = conv.k / conv.groups, row = round_up_4(outputs);
@@ -166,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_filter(
 }
 
 // V = BT x BT^T.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_input(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) winograd_input(
     const float* __restrict__ x, float* __restrict__ v, Conv conv, Long first, int tiles) {
     const float matrix[ALPHA][ALPHA] = WINOGRAD_BT;
     EACH_CHANNEL(conv.c) {
@@ -181,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_input(
 }
 
 // W = GRADIENT_G dy GRADIENT_G^T: tiles of the result's gradient are the taps of backward weights.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_gradient(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) winograd_gradient(
     const float* __restrict__ dy, float* __restrict__ w, Conv conv, Long first, int tiles) {
     const float matrix[ALPHA][TILE] = WINOGRAD_GRADIENT_G;
     EACH_CHANNEL(conv.k) {
@@ -196,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_gradient(
 }
 
 // Y = AT (sum over splits of M) AT^T, as much of each tile as there is.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_output(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) winograd_output(
     const float* __restrict__ m, float* __restrict__ y, Conv conv, Long first, int tiles, int splits) {
     const float matrix[TILE][ALPHA] = WINOGRAD_AT;
     EACH_CHANNEL(conv.k) {
@@ -237,7 +243,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_output(
 }
 
 // dW = GRADIENT_AT (sum over splits of D) GRADIENT_AT^T. Threads along the inputs of a group; y walks over outputs.
-extern "C" __global__ void __launch_bounds__(THREADS, 4) winograd_weights(
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) winograd_weights(
     const float* __restrict__ d, float* __restrict__ dw, Conv conv, int splits) {
     const float matrix[TAPS][ALPHA] = WINOGRAD_GRADIENT_AT;
     const int depth = conv.c / conv.groups, row = round_up_4(depth);
