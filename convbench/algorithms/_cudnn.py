@@ -16,6 +16,8 @@ from typing import Any
 
 from convbench.problem import Pass, Problem
 
+#: The frontend comes with the extra; cuDNN's own library is large and does not.
+INSTALL = "pip install 'convbench[cuda]' nvidia-cudnn-cu13"
 #: Operand -> how the graph, and whoever executes it, calls its tensor.
 UIDS = {"a": 1, "b": 2, "out": 3}
 #: Problem.dtype -> cuDNN's types: of the operands, of the sums.

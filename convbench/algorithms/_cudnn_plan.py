@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from convbench.algorithms import _cudnn
-from convbench.algorithms._cudnn import NumericClass, Offer
+from convbench.algorithms._cudnn import INSTALL, NumericClass, Offer
 from convbench.devices.arrays import address, narrowed, storage
 from convbench.errors import Unsupported
 from convbench.problem import Problem
 from convbench.registry import Context, Run
 
-INSTALL = "pip install 'convbench[cuda]' nvidia-cudnn-cu13"
 LEAST_VERSION = 90000
 #: A plan may take so much workspace, or twice the operands if that is more: room for operands in another layout, and
 #: on all but the largest problems for the matrix of an explicit GEMM.

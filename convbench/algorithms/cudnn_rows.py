@@ -11,6 +11,7 @@ cudnn_fp32_engine2, cudnn_fp32_engine70 and cudnn_tf32_engine67, each the fastes
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any, ClassVar
 
@@ -46,9 +47,9 @@ class CudnnImplementation(Implementation):
 
     def unavailable(self) -> str | None:
         """What is missing: a module, a driver, a GPU, a compute capability, or cuDNN's own library."""
-        missing = super().unavailable()
-        if missing is not None:
-            return missing
+        for module in self.requires:
+            if importlib.util.find_spec(module) is None:
+                return f"{self.name} needs {module}: {_cudnn.INSTALL}"
         from convbench.devices import cuda  # brings NumPy
 
         why = cuda.why_not(self.least)

@@ -85,6 +85,11 @@ class Row:
         """Whether the wanted interval was not reached."""
         return "noisy" in self.record.flags
 
+    @property
+    def like_for_like(self) -> bool:
+        """Whether it multiplies in the problem's own type; half types summed in float32 do ("float16-acc32")."""
+        return self.arithmetic in (self.problem.dtype, f"{self.problem.dtype}-acc32")
+
     @cached_property
     def descriptor(self) -> str:
         """The problem as text."""

@@ -291,7 +291,7 @@ def _totals(analysis: Analysis) -> list[Total]:
             layers.setdefault(row.problem.shape, [])
             if row.ok:
                 by_algorithm.setdefault(row.algorithm, {})[row.problem.shape] = row
-                if row.arithmetic == setting.dtype:
+                if row.like_for_like:
                     layers[row.problem.shape].append(row)
         totals = [_total(setting, name, mine.values(), len(layers)) for name, mine in by_algorithm.items()]
         fastest = [min(rivals, key=lambda row: row.time.value) for rivals in layers.values() if rivals]

@@ -39,7 +39,7 @@ def _of_group(setting: Setting, network: str, rows: list[Row]) -> list[VendorSco
     for row in own:
         by_name.setdefault(row.algorithm, []).append(row)
         held = best.get(row.problem)
-        if row.arithmetic == setting.dtype and (held is None or row.time.value < held.time.value):
+        if row.like_for_like and (held is None or row.time.value < held.time.value):
             best[row.problem] = row
     scores = [_score(setting, network, name, mine, n_total) for name, mine in by_name.items()]
     scores.sort(key=lambda score: (-score.geomean.value, score.algorithm))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convbench import catalog
 from convbench.algorithms import _cudnn, _cudnn_plan, cudnn_rows, torch_cuda
 from convbench.devices import cuda
 from convbench.devices.base import make_plan
@@ -24,7 +25,9 @@ from convbench.devices.nvml import Monitor
 from convbench.errors import RegistrationError, Unavailable, Unsupported
 from convbench.problem import LAYOUTS, ConvShape, Pass, Problem
 from convbench.registry import implementations
+from convbench.runner import make_plan_for
 from convbench.shapes import load_shapes
+from convbench.suite import load_suite
 from convbench.verify import Verifier
 from tests import fake_cudnn
 from tests.fake_cuda import Fake
@@ -280,13 +283,35 @@ def test_the_environment_registers_engines() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=environment)
 
 
+# ---- baselines
+
+
+def test_each_class_has_its_baseline_and_strict_float32_goes_first() -> None:
+    rows = {name: r for name, r in catalog.load().implementations.items() if r.vendor and r.device == "cuda"}
+    described = [
+        {"name": n, "device": "cuda", "vendor": True, "unavailable": None, "arithmetic": r.arithmetic, "source_sha": ""}
+        for n, r in rows.items()
+    ]
+    plan = make_plan_for(load_suite("gpu_headline"), {"implementations": described, "broken": [], "skip": {}})
+    able: dict[str, list[str]] = {}
+    for name in plan.baseline:
+        for dtype in rows[name].dtypes:
+            able.setdefault(dtype, []).append(name)
+    first = {dtype: names[0] for dtype, names in able.items()}
+    assert first == {"float32": "cudnn_fp32", "float16": "cudnn_fp16", "bfloat16": "cudnn_bf16"}
+    assert able["float32"][-1] == "cudnn_tf32"  # after everything in strict float32
+    assert {r.arithmetic for r in rows.values()} == {"float32", "tf32", "float16-acc32", "bfloat16-acc32"}
+
+
 # ---- what is missing
 
 
 def test_each_lack_has_its_sentence(gpu: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     real = cuda.importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "cudnn" else real(name, *rest))
-    assert row("cudnn_fp32").unavailable() == "cudnn_fp32 needs cudnn: pip install 'convbench[cuda]'"
+    assert row("cudnn_fp32").unavailable() == (
+        "cudnn_fp32 needs cudnn: pip install 'convbench[cuda]' nvidia-cudnn-cu13"
+    )
     monkeypatch.setattr("importlib.util.find_spec", real)
     fake_cudnn.install(monkeypatch, version=None)
     assert row("cudnn_fp32").unavailable() == (

@@ -20,8 +20,8 @@ LISTING: dict[str, Any] = {
     "implementations": [
         {**ROW, "name": "im2col_numpy", "device": "cpu"},
         {**ROW, "name": "onednn", "device": "cpu", "vendor": True},
-        {**ROW, "name": "cudnn_tf32_cuda", "device": "cuda", "vendor": True, "arithmetic": "tf32"},
-        {**ROW, "name": "cudnn_strict_cuda", "device": "cuda", "vendor": True, "arithmetic": "float32"},
+        {**ROW, "name": "cudnn_tf32", "device": "cuda", "vendor": True, "arithmetic": "tf32"},
+        {**ROW, "name": "cudnn_fp32", "device": "cuda", "vendor": True, "arithmetic": "float32"},
         {**ROW, "name": "im2col_cuda", "device": "cuda"},
     ],
     "broken": [{"name": "bad_plugin", "reason": "it raised"}],
@@ -58,15 +58,15 @@ def test_gpu_headline_covers_what_it_says() -> None:
 def test_older_suites_run_on_a_gpu_as_they_are(name: str) -> None:
     plan = make_plan_for(load_suite(name, {"device": "cuda"}), LISTING)
     assert plan.device == "cuda" and {p.threads for p in plan.problems} == {1}
-    assert set(plan.algorithms) == {"cudnn_tf32_cuda", "cudnn_strict_cuda", "im2col_cuda"}
-    assert plan.baseline == ["cudnn_strict_cuda", "cudnn_tf32_cuda", "im2col_cuda"]
+    assert set(plan.algorithms) == {"cudnn_tf32", "cudnn_fp32", "im2col_cuda"}
+    assert plan.baseline == ["cudnn_fp32", "cudnn_tf32", "im2col_cuda"]
     assert make_plan_for(load_suite(name), LISTING).algorithms == ["onednn", "im2col_numpy", "bad_plugin"]
 
 
 def test_a_suite_s_own_gpu_baseline_goes_first(tmp_path: Path) -> None:
-    text = "problems: [ic4ih8oc4oh8kh3ph1]\ndevice: cuda\nalgorithms: [im2col*]\nbaseline: [onednn, cudnn_tf32_cuda]\n"
+    text = "problems: [ic4ih8oc4oh8kh3ph1]\ndevice: cuda\nalgorithms: [im2col*]\nbaseline: [onednn, cudnn_tf32]\n"
     plan = make_plan_for(load_suite(written(tmp_path, text)), LISTING)
-    assert plan.baseline == ["cudnn_tf32_cuda"] and plan.algorithms == ["cudnn_tf32_cuda", "im2col_cuda"]
+    assert plan.baseline == ["cudnn_tf32"] and plan.algorithms == ["cudnn_tf32", "im2col_cuda"]
 
 
 def test_a_row_of_the_other_device_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,30 @@ def test_settings_are_never_mixed_and_no_vendor_means_no_score() -> None:
     best = [s for s in against_vendor(analyse(environment(), records)) if s.algorithm == BEST]
     means = [(s.setting.threads, round(s.geomean.value, 6), s.network) for s in best]
     assert means == [(1, 2.0, "vgg"), (2, 1.0, "vgg")]
+
+
+def test_arithmetics_are_never_mixed_and_half_types_that_sum_in_float32_are_their_own() -> None:
+    """TF32 is measured against the vendor's TF32 and is no best of float32; float16-acc32 is float16's best."""
+    single = Problem(ConvShape.make(1, 64, 28, 28, 64, 3, 3, padding=1), Pass.FORWARD, "float32", "nhwc")
+    half = replace(single, dtype="float16")
+    records = [
+        in_arithmetic(single, "onednn", 6.0, "float32"), in_arithmetic(single, "torch", 2.0, "tf32"),
+        in_arithmetic(single, "im2col_numpy", 3.0, "float32"), in_arithmetic(single, "kn2row_numpy", 1.0, "tf32"),
+        in_arithmetic(half, "torch", 2.0, "float16-acc32"), in_arithmetic(half, "im2col_numpy", 0.5, "float16-acc32"),
+    ]  # fmt: skip
+    found = {(s.setting.dtype, s.algorithm): s.geomean.value for s in against_vendor(analyse(environment(), records))}
+    assert found == pytest.approx({
+        ("float32", BEST): 2.0, ("float32", "im2col_numpy"): 2.0, ("float32", "kn2row_numpy"): 2.0,
+        ("float16", BEST): 4.0, ("float16", "im2col_numpy"): 4.0,
+    }, rel=1e-6)  # fmt: skip
+
+
+def in_arithmetic(problem: Problem, name: str, ms: float, arithmetic: str) -> Record:
+    """A record of one sample value, of a row that multiplies in `arithmetic`."""
+    record = one_record(problem, name, "one", blocks=8)
+    record.samples.ns[:] = [int(ms * 1e6 * record.loops)] * 8
+    record.flags.clear()
+    return replace(record, arithmetic=arithmetic, vendor=name in ("onednn", "torch"))
 
 
 @pytest.mark.parametrize(
