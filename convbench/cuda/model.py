@@ -216,15 +216,20 @@ def _busy(grid: int, resident: int, threads: int, gpu: Gpu) -> tuple[float, floa
 
 
 def _read_again(step: Launch, flops: float, grid: int, sizes: Mapping[str, tuple[int, int]]) -> float:
-    """Bytes that the blocks of a product read, each the two operands of a square tile of its results.
+    """Bytes that the blocks of a product read, each the two operands of a tile of its results.
 
-    The last buffer among the arguments is the one that is written.
+    The tile: BLOCK_M x BLOCK_N or TILE_M x TILE_N of the macros, otherwise a square that holds as many results as there
+    are for a block. The last buffer among the arguments is the one that is written.
     """
     buffers = [a.buffer for a in step.arguments if isinstance(a, At)]
     if len(buffers) < 2 or not flops:
         return 0.0
-    side = math.sqrt(max(1.0, sizes[buffers[-1]][0] / grid))
-    return flops / side * sizes[buffers[0]][1]
+    macros = dict(step.defines)
+    sides: tuple[float, float] = (math.sqrt(max(1.0, sizes[buffers[-1]][0] / grid)),) * 2
+    for m, n in (("BLOCK_M", "BLOCK_N"), ("TILE_M", "TILE_N")):
+        if m in macros and n in macros:
+            sides = (float(macros[m]), float(macros[n]))
+    return flops * sum(0.5 / side for side in sides) * sizes[buffers[0]][1]
 
 
 def _product_times(p: Product, flops: float, kind: str, peaks: Peaks, gpu: Gpu) -> Iterator[tuple[float, float]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from convbench import resources
 from convbench.algorithms._cuda import CudaImplementation
 from convbench.cuda import model, roofline
 from convbench.cuda.compile import Kernel
@@ -156,6 +157,9 @@ def test_products_read_again_what_tiles_share():
     launch = _launch("gemm", At("a"), At("b"), At("out"), blocks=blocks)
     (thrice,) = _predict([launch], problem, {"multiply": 3e12}, "3xtf32").steps
     assert thrice.l2 == pytest.approx(step.l2)  # the same tiles, multiplied three times
+    tiled = replace(launch, defines=(("BLOCK_M", 128), ("BLOCK_N", 32)))
+    (oblong,) = _predict([tiled], problem, {"multiply": 1e12}).steps
+    assert oblong.l2 == pytest.approx(step.l2 * (64 / 128 + 64 / 32) / 2)
     (staged,) = _predict([replace(launch, shared_bytes=32 << 10)], problem, {"multiply": 1e12}).steps
     assert staged.l2 == pytest.approx(1e12 / 64 * 4 / (PEAK.l2 * blocks / 132))
 
@@ -304,3 +308,13 @@ def test_the_command_says_what_is_wrong(shapes, capsys):
     assert "no CUDA row is called nothing_*" in capsys.readouterr().err
     assert roofline.main([str(shapes) + "x"]) != 0
     assert "shapes.yamlx" in capsys.readouterr().err
+
+
+def test_what_was_predicted_can_be_read():
+    path = resources.folder("reports") / "reference" / "h200-predicted" / "predictions.csv"
+    with path.open() as file:
+        predicted = list(csv.DictReader(file))
+    assert list(predicted[0]) == [f.name.rstrip("_") for f in fields(roofline.Line)]
+    assert {line["n"] for line in predicted} == {"1", "8", "32", "128"}
+    assert {line["pass"] for line in predicted} == {"fwd", "bwd_data", "bwd_weights"}
+    assert all(0 < float(line["ms"]) < 1e5 and float(line["tflops"]) < 990 for line in predicted)
