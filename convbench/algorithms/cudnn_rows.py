@@ -75,6 +75,10 @@ class CudnnImplementation(Implementation):
 
         return _cudnn_plan.allowed_workspace(problem)
 
+    def alternatives(self, problem: Problem, gpu: Any) -> dict[str, Any]:
+        """Nothing for a sweep to compare: the library has chosen."""
+        return {}
+
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """Builds and times the plans. Raises Unavailable, Unsupported."""
         missing = self.unavailable()

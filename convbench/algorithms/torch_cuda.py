@@ -60,6 +60,10 @@ class TorchCuda(Implementation):
         sizes = {Pass.FORWARD: (s.p, s.q), Pass.BACKWARD_DATA: (s.h, s.w), Pass.BACKWARD_WEIGHTS: (s.r, s.s)}
         return sizes[problem.pass_]
 
+    def alternatives(self, problem: Problem, gpu: Any) -> dict[str, Any]:
+        """Nothing for a sweep to compare: the library has chosen."""
+        return {}
+
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """Sets PyTorch's switches for the process, and picks the call."""
         torch = importlib.import_module("torch")

@@ -303,6 +303,11 @@ def test_each_class_has_its_baseline_and_strict_float32_goes_first() -> None:
     assert {r.arithmetic for r in rows.values()} == {"float32", "tf32", "float16-acc32", "bfloat16-acc32"}
 
 
+@pytest.mark.parametrize("name", [*ROWS, "torch_cuda"])
+def test_a_sweep_has_nothing_to_compare(name: str) -> None:
+    assert row(name).alternatives(Problem(SHAPE), None) == {}
+
+
 # ---- what is missing
 
 
