@@ -54,6 +54,8 @@ PROBES = {
     "5x5, C=K=64, 28x28": (32, 64, 28, 28, 64, 5, 5, 1, 2),
     "11x11, C=K=64, 28x28": (32, 64, 28, 28, 64, 11, 11, 1, 5),
 }
+#: Engines' notes are asked on these too: one engine takes the first layer of ResNet-50 and no other.
+FIRST_LAYER = {"7x7, stride 2, C=3, K=64, 224x224": (32, 3, 224, 224, 64, 7, 7, 2, 3)}
 
 
 def main() -> int:
@@ -145,7 +147,7 @@ def classes(cudnn: Any, device: Any) -> dict[str, Any]:
         for pass_ in Pass:
             notes: dict[int, list[str]] = {}
             members: dict[str, set[int]] = {}
-            for geometry in PROBES.values():
+            for geometry in {**PROBES, **FIRST_LAYER}.values():
                 for layout in LAYOUTS:
                     problem = Problem(ConvShape.make(*geometry), pass_, dtype, layout)
                     count = int(_cudnn.graph_of(cudnn, problem, device_property=device).get_engine_count())
