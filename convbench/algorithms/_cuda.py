@@ -13,8 +13,9 @@ from convbench.registry import Context, Implementation, Run
 class CudaImplementation(Implementation):
     """Base of the `*_cuda` rows. A subclass implements `program`, `limits` and what the contract asks beside.
 
-    The program may depend on the GPU; whether the problem is supported may not, but for `least`: the smallest compute
-    capability that has the instructions. unavailable() says what this machine lacks.
+    The program may depend on the GPU; whether the problem is supported may not, but for `least`, the smallest compute
+    capability that has the instructions, and `architecture`, where only one has them ("sm_90a"). unavailable() says
+    what this machine lacks.
     """
 
     device = "cuda"
@@ -23,6 +24,7 @@ class CudaImplementation(Implementation):
     extra = "cuda"
     pool = "cuda"
     least: ClassVar[tuple[int, int]] = (7, 5)
+    architecture: ClassVar[str | None] = None
 
     def program(self, problem: Problem, gpu: Gpu) -> Program:
         """The steps for one problem; workspace, grids and tile sizes follow from it. Allocates nothing."""
@@ -35,14 +37,18 @@ class CudaImplementation(Implementation):
         """
         return {}
 
+    def runs_on(self, gpu: Gpu) -> bool:
+        """Whether a GPU has the instructions."""
+        return gpu.at_least(*self.least) and self.architecture in (None, gpu.architecture)
+
     def unavailable(self) -> str | None:
-        """What is missing: cupy or another module, a driver, a GPU, or a compute capability of at least `least`."""
+        """What is missing: cupy or another module, a driver, a GPU, or one that has the instructions."""
         missing = super().unavailable()
         if missing is not None:
             return missing
         from convbench.devices import cuda  # brings NumPy
 
-        why = cuda.why_not(self.least)
+        why = cuda.why_not(self.least, self.architecture)
         return f"{self.name} needs an NVIDIA GPU: {why}" if why else None
 
     def workspace_estimate(self, problem: Problem) -> int:

@@ -266,6 +266,7 @@ class ImplicitGemmWgmma(ImplicitGemmMma):
 
     passes = (Pass.FORWARD, Pass.BACKWARD_DATA)
     least = (9, 0)
+    architecture = "sm_90a"
     aligned_bytes = 1024
     error_growth = 20.0
     tiles = (Tile(128, 256, 1700.0, 1.0, (16, 256), 4), Tile(128, 128, 1400.0, 0.8, (16, 128), 4))

@@ -83,7 +83,7 @@ def lines(
     usage = usage or CompiledUsage(gpu)
     chosen = list(problems)
     for row in rows:
-        if not gpu.at_least(*row.least):
+        if not row.runs_on(gpu):
             continue
         for layer, problem in chosen:
             for dtype in row.dtypes:

@@ -30,8 +30,8 @@ FLUSH_BYTES = 256 << 20
 FEATURES = {(9, 0): "a"}
 
 
-def why_not(least: tuple[int, int] = LEAST) -> str | None:
-    """One sentence on why nothing can run on a GPU here (or nothing that needs this compute capability), or None."""
+def why_not(least: tuple[int, int] = LEAST, architecture: str | None = None) -> str | None:
+    """One sentence on why nothing can run on a GPU here (or nothing that needs this capability or architecture)."""
     missing = _missing()
     if missing is not None:
         return missing
@@ -39,6 +39,8 @@ def why_not(least: tuple[int, int] = LEAST) -> str | None:
     if found.compute < max(least, LEAST):
         have, need = (".".join(map(str, c)) for c in (found.compute, max(least, LEAST)))
         return f"{found.name}: compute capability {have} is below {need}"
+    if architecture is not None and found.architecture != architecture:
+        return f"{found.name} is {found.architecture}: only {architecture} has the instructions"
     return None
 
 

@@ -31,7 +31,7 @@ def _check(name: str, gpu_name: str) -> tuple[int, dict[str, str], Launched]:
     """Programs seen, each finding with the first problem that has it, and what was launched."""
     row, gpu = ROWS[name], GPUS[gpu_name]
     checker, count, found = ProgramChecker(gpu), 0, {}
-    if gpu.at_least(*row.least):
+    if row.runs_on(gpu):
         for problem in problems(row):
             count += 1
             for sentence in checker.findings(row.program(problem, gpu), problem):
@@ -44,7 +44,7 @@ def _check(name: str, gpu_name: str) -> tuple[int, dict[str, str], Launched]:
 def test_programs_keep_to_buffers_manifests_and_kernels(name, gpu_name, record_property):
     count, found, _ = _check(name, gpu_name)
     record_property("cuda_programs", count)
-    assert count > 0 or not GPUS[gpu_name].at_least(*ROWS[name].least)
+    assert count > 0 or not ROWS[name].runs_on(GPUS[gpu_name])
     assert not found, "\n".join(f"{sentence} ({where})" for sentence, where in list(found.items())[:20])
 
 

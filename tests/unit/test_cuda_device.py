@@ -80,6 +80,17 @@ def test_a_row_may_ask_for_more(gpu: Fake) -> None:
     assert FakeDirect().unavailable() is None
     assert (Demanding().unavailable() or "").endswith("Fake H200: compute capability 9.0 is below 10.0")
 
+    class Hopper(FakeDirect):
+        name = "hopper_test_cuda"
+        architecture = "sm_90a"
+
+    class Blackwell(FakeDirect):
+        name = "blackwell_test_cuda"
+        architecture = "sm_100a"
+
+    assert Hopper().unavailable() is None
+    assert (Blackwell().unavailable() or "").endswith("Fake H200 is sm_90a: only sm_100a has the instructions")
+
 
 def test_nothing_imports_cupy_at_start() -> None:
     modules = ("", ".cli", ".worker", ".describe", ".devices.cuda", ".devices.cuda_timing", ".algorithms._cuda")
