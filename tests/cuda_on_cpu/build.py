@@ -118,7 +118,7 @@ def runtime(sanitizer: str = "plain") -> Path:
     """The runtime as a shared library."""
     source = HERE / "runtime.cpp"
     flags = (*COMMON, *machine_flags(), "-O3", *VARIANTS[sanitizer][1])
-    path = cache_folder() / f"runtime-{sanitizer}-{_key(source, HERE / 'emulator.h', HERE / 'launch.h', flags)}.so"
+    path = cache_folder() / f"runtime-{sanitizer}-{_key(*included_by(source), flags)}.so"
     if not _touched(path):
         _compile(path, [*flags, "-fvisibility=default", "-shared", str(source)])
     return path
@@ -157,7 +157,7 @@ def included_by(source: Path) -> list[Path]:
     found = [source]
     for path in found:  # grows while it is walked
         for name in _INCLUDE.findall(path.read_text()):
-            for folder in (path.parent, KERNELS / "include"):
+            for folder in (path.parent, KERNELS / "include", HERE):
                 if (folder / name).is_file() and folder / name not in found:
                     found.append(folder / name)
                     break

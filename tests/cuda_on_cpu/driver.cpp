@@ -1,5 +1,5 @@
-// Runs launches in a process of its own, linked with a sanitizer, so that a finding ends this process alone. Each buffer
-// is allocated with exactly its size. Reads from standard input, one word after another:
+// Runs launches in a process of its own, linked with a sanitizer, so that a finding ends this process alone. Each
+// buffer is allocated with exactly its size. Reads from standard input, one word after another:
 //
 //   order O | limit BYTES | buffer FILE BYTES                                       (buffers are numbered from 0)
 //   launch LIBRARY KERNEL gx gy gz bx by bz SHARED COUNT, then COUNT of: at BUFFER OFFSET | bytes HEXADECIMAL

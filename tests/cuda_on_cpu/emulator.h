@@ -1,6 +1,6 @@
-// CUDA C++ for a C++ compiler: the words that kernels/cuda uses, each with what it does on a GPU. The threads of a block
-// are fibers, which runtime.cpp schedules; what is a load or a store of the kernel stays inline here, so that sanitizers
-// see it with the kernel's line. See README.md for what is modelled and what is not.
+// CUDA C++ for a C++ compiler: the words that kernels/cuda uses, each with what it does on a GPU. The threads of a
+// block are fibers, which runtime.cpp schedules; what is a load or a store of the kernel stays inline here, so that
+// sanitizers see it with the kernel's line. See README.md for what is modelled and what is not.
 #pragma once
 
 #include <cmath>
@@ -66,7 +66,8 @@ extern "C" {
 void* emulator_dynamic_shared();
 int emulator_barrier(int kind, int value, const char* file, int line);
 void emulator_warp_sync(unsigned mask, const char* file, int line);
-std::uint64_t emulator_shuffle(int kind, unsigned mask, std::uint64_t value, int by, int width, const char* file, int line);
+std::uint64_t emulator_shuffle(int kind, unsigned mask, std::uint64_t value, int by, int width, const char* file,
+                               int line);
 unsigned emulator_ballot(unsigned mask, bool value, const char* file, int line);
 void emulator_check_copy(const void* to, const void* from, unsigned bytes, bool valid, const char* file, int line);
 void emulator_copy(void* to, const void* from, unsigned bytes, bool valid);
@@ -74,7 +75,8 @@ void emulator_copy_commit();
 void emulator_copy_wait(int groups);
 void emulator_check_row(const void* row, int tiles, const char* file, int line);
 int emulator_lane();
-void emulator_ldmatrix(unsigned* result, const unsigned (&row)[4], int tiles, bool transposed, const char* file, int line);
+void emulator_ldmatrix(unsigned* result, const unsigned (&row)[4], int tiles, bool transposed, const char* file,
+                       int line);
 void emulator_mma(int kind, void* d, const unsigned* a, const unsigned* b, const char* file, int line);
 }
 
@@ -89,9 +91,15 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 [[noreturn]] inline void __trap(EMULATOR_PLACE) { emulator_fail("__trap()", file, line); }
 
-inline unsigned __ballot_sync(unsigned mask, int value, EMULATOR_PLACE) { return emulator_ballot(mask, value != 0, file, line); }
-inline int __any_sync(unsigned mask, int value, EMULATOR_PLACE) { return emulator_ballot(mask, value != 0, file, line) != 0; }
-inline int __all_sync(unsigned mask, int value, EMULATOR_PLACE) { return emulator_ballot(mask, value == 0, file, line) == 0; }
+inline unsigned __ballot_sync(unsigned mask, int value, EMULATOR_PLACE) {
+    return emulator_ballot(mask, value != 0, file, line);
+}
+inline int __any_sync(unsigned mask, int value, EMULATOR_PLACE) {
+    return emulator_ballot(mask, value != 0, file, line) != 0;
+}
+inline int __all_sync(unsigned mask, int value, EMULATOR_PLACE) {
+    return emulator_ballot(mask, value == 0, file, line) == 0;
+}
 
 template <class T>
 inline T emulator_shuffled(int kind, unsigned mask, T value, int by, int width, const char* file, int line) {
@@ -311,11 +319,13 @@ template <class T, class Next> inline T emulator_atomic(T* place, Next next) {
     return old;
 }
 #define EMULATOR_ATOMICS(type)                                                                                     \
-    inline type atomicAdd(type* p, type v) { return emulator_atomic(p, [v](type o) { return static_cast<type>(o + v); }); } \
+    inline type atomicAdd(type* p, type v) { return emulator_atomic(p, [v](type o) -> type { return o + v; }); }   \
     inline type atomicExch(type* p, type v) { return emulator_atomic(p, [v](type) { return v; }); }                \
     inline type atomicMax(type* p, type v) { return emulator_atomic(p, [v](type o) { return o < v ? v : o; }); }   \
     inline type atomicMin(type* p, type v) { return emulator_atomic(p, [v](type o) { return v < o ? v : o; }); }   \
-    inline type atomicCAS(type* p, type c, type v) { return emulator_atomic(p, [=](type o) { return o == c ? v : o; }); }
+    inline type atomicCAS(type* p, type c, type v) {                                                               \
+        return emulator_atomic(p, [=](type o) { return o == c ? v : o; });                                         \
+    }
 EMULATOR_ATOMICS(int)
 EMULATOR_ATOMICS(unsigned)
 EMULATOR_ATOMICS(unsigned long long)
@@ -331,7 +341,8 @@ inline unsigned atomicAnd(unsigned* p, unsigned v) { return emulator_atomic(p, [
 
 inline constexpr bool copies_are_asynchronous() { return true; }
 
-template <class Word> inline void emulator_copy_later(void* to, const void* from, bool valid, const char* file, int line) {
+template <class Word>
+inline void emulator_copy_later(void* to, const void* from, bool valid, const char* file, int line) {
     emulator_check_copy(to, from, sizeof(Word), valid, file, line);
 #ifdef __SANITIZE_ADDRESS__
     static_cast<volatile char*>(to)[0], static_cast<volatile char*>(to)[sizeof(Word) - 1];
@@ -360,12 +371,24 @@ inline void emulator_ldmatrix_of(unsigned (&r)[TILES], const void* row, bool tra
     }
     emulator_ldmatrix(r, words, TILES, transposed, file, line);
 }
-inline void ldmatrix_x1(unsigned (&r)[1], const void* row, EMULATOR_PLACE) { emulator_ldmatrix_of(r, row, false, file, line); }
-inline void ldmatrix_x2(unsigned (&r)[2], const void* row, EMULATOR_PLACE) { emulator_ldmatrix_of(r, row, false, file, line); }
-inline void ldmatrix_x4(unsigned (&r)[4], const void* row, EMULATOR_PLACE) { emulator_ldmatrix_of(r, row, false, file, line); }
-inline void ldmatrix_x1_trans(unsigned (&r)[1], const void* row, EMULATOR_PLACE) { emulator_ldmatrix_of(r, row, true, file, line); }
-inline void ldmatrix_x2_trans(unsigned (&r)[2], const void* row, EMULATOR_PLACE) { emulator_ldmatrix_of(r, row, true, file, line); }
-inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, EMULATOR_PLACE) { emulator_ldmatrix_of(r, row, true, file, line); }
+inline void ldmatrix_x1(unsigned (&r)[1], const void* row, EMULATOR_PLACE) {
+    emulator_ldmatrix_of(r, row, false, file, line);
+}
+inline void ldmatrix_x2(unsigned (&r)[2], const void* row, EMULATOR_PLACE) {
+    emulator_ldmatrix_of(r, row, false, file, line);
+}
+inline void ldmatrix_x4(unsigned (&r)[4], const void* row, EMULATOR_PLACE) {
+    emulator_ldmatrix_of(r, row, false, file, line);
+}
+inline void ldmatrix_x1_trans(unsigned (&r)[1], const void* row, EMULATOR_PLACE) {
+    emulator_ldmatrix_of(r, row, true, file, line);
+}
+inline void ldmatrix_x2_trans(unsigned (&r)[2], const void* row, EMULATOR_PLACE) {
+    emulator_ldmatrix_of(r, row, true, file, line);
+}
+inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, EMULATOR_PLACE) {
+    emulator_ldmatrix_of(r, row, true, file, line);
+}
 
 // kind: 0 f16, 1 bf16, 2 tf32, 3 s8, 4 b1 with and, 5 b1 with xor
 #define EMULATOR_MMA(name, kind, type)                                                                             \

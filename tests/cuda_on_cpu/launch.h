@@ -5,7 +5,7 @@
 
 struct EmulatorKernel {
     const char* name;
-    const char* signature;  // one letter a parameter: p pointer, i 4-byte integer, l 8-byte integer, f float, d double, sN struct
+    const char* signature;  // one letter a parameter: p pointer, i int, l long long, f float, d double, sN struct
     int most_threads;       // of __launch_bounds__; 1024 where there is none
     void (*call)(void** arguments);
 };
@@ -26,5 +26,6 @@ struct EmulatorLaunch {
 
 extern "C" {
 // 0, or 1 with a message of at most `size` bytes; the process goes on whatever the kernel did.
-int emulator_launch(const EmulatorLibrary*, const EmulatorKernel*, const EmulatorLaunch*, void** arguments, char* message, std::size_t size);
+int emulator_launch(const EmulatorLibrary*, const EmulatorKernel*, const EmulatorLaunch*, void** arguments,
+                    char* message, std::size_t size);
 }

@@ -7,7 +7,8 @@
 #define BUG 0
 #endif
 
-extern "C" __global__ void __launch_bounds__(64) neighbours(const float* __restrict__ x, float* __restrict__ y, int n) {
+extern "C" __global__ void __launch_bounds__(64)
+neighbours(const float* __restrict__ x, float* __restrict__ y, int n) {
     const int i = blockIdx.x * 64 + threadIdx.x;
 #if BUG == 1
     if (i < n) {
@@ -42,7 +43,8 @@ extern "C" __global__ void __launch_bounds__(64) turned(const float* __restrict_
 
 // The same through a static array, filled by the first `count` threads: more than 64 of them write past its end. A
 // compiler that cannot see through the pointer knows nothing of the array's size.
-extern "C" __global__ void __launch_bounds__(128) turned_fixed(const float* __restrict__ x, float* __restrict__ y, int count) {
+extern "C" __global__ void __launch_bounds__(128)
+turned_fixed(const float* __restrict__ x, float* __restrict__ y, int count) {
     __shared__ float box[64];
     float* volatile place = box;
     float* p = place;

@@ -1,6 +1,6 @@
-// Of each row of 128: out[i] = 2 x[i] + x[(i + 4) % 128], through two stages of shared memory that cp.async fills ahead.
-// Dynamic shared memory: 2 x 512 bytes. BUG 1: waits for one group too few. 2: no barrier after the wait. 3: no barrier
-// before a stage is filled again.
+// Of each row of 128: out[i] = 2 x[i] + x[(i + 4) % 128], through two stages of shared memory that cp.async fills
+// ahead. Dynamic shared memory: 2 x 512 bytes. BUG 1: waits for one group too few. 2: no barrier after the wait.
+// 3: no barrier before a stage is filled again.
 #include "conv.cuh"
 #include "device.cuh"
 
@@ -8,7 +8,8 @@
 #define BUG 0
 #endif
 
-extern "C" __global__ void __launch_bounds__(128) pipeline(const float* __restrict__ x, float* __restrict__ out, int rows) {
+extern "C" __global__ void __launch_bounds__(128)
+pipeline(const float* __restrict__ x, float* __restrict__ out, int rows) {
     DYNAMIC_SHARED(float, stages);
     const int t = threadIdx.x;
     if (t < 32) cp_async_16(stages + 4 * t, x + 4 * t, true);

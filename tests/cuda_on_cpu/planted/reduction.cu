@@ -8,7 +8,8 @@
 #define BUG 0
 #endif
 
-extern "C" __global__ void __launch_bounds__(128) reduction(const float* __restrict__ x, float* __restrict__ out, int n) {
+extern "C" __global__ void __launch_bounds__(128)
+reduction(const float* __restrict__ x, float* __restrict__ out, int n) {
     __shared__ float lanes[128], warps[4];
     float sum = 0.f;
     for (int i = threadIdx.x; i < n; i += 128) sum += x[i];

@@ -29,7 +29,8 @@ extern "C" __global__ void __launch_bounds__(1) not_committed(const float* __res
 }
 
 // Zero fill, which must not look at the source; and four bytes at a time.
-extern "C" __global__ void __launch_bounds__(32) filled(const float* __restrict__ in, float* __restrict__ out, int valid) {
+extern "C" __global__ void __launch_bounds__(32)
+filled(const float* __restrict__ in, float* __restrict__ out, int valid) {
     __shared__ __align__(16) float box[32], wide[128];
     cp_async_4(box + threadIdx.x, threadIdx.x < valid ? in + threadIdx.x : nullptr, threadIdx.x < valid);
     cp_async_16(wide + 4 * threadIdx.x, threadIdx.x < valid ? in + 4 * threadIdx.x : nullptr, threadIdx.x < valid);

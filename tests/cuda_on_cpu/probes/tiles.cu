@@ -3,7 +3,8 @@
 #include "device.cuh"
 
 // out[variant][lane][4]: x1, x2, x4, then the three transposed, from four 8x8 tiles that lie one after another.
-extern "C" __global__ void __launch_bounds__(32) load_tiles(const unsigned* __restrict__ in, unsigned* __restrict__ out) {
+extern "C" __global__ void __launch_bounds__(32)
+load_tiles(const unsigned* __restrict__ in, unsigned* __restrict__ out) {
     __shared__ __align__(16) unsigned tiles[4 * 8 * 4];
     const int lane = threadIdx.x;
     for (int i = lane; i < 4 * 8 * 4; i += 32) tiles[i] = in[i];
@@ -43,7 +44,8 @@ PROBE(mma_b1_and_168256, int)
 PROBE(mma_b1_xor_168256, int)
 
 // c (16x8) = a (16x16) b^T (8x16), both row-major: a by ldmatrix x4, b by x2, as every product kernel does it.
-extern "C" __global__ void __launch_bounds__(32) small_product(const __half* __restrict__ a, const __half* __restrict__ b, float* __restrict__ c) {
+extern "C" __global__ void __launch_bounds__(32)
+small_product(const __half* __restrict__ a, const __half* __restrict__ b, float* __restrict__ c) {
     __shared__ __align__(16) __half left[16 * 16], right[8 * 16];
     const int lane = threadIdx.x;
     for (int i = lane; i < 16 * 16; i += 32) left[i] = a[i];

@@ -3,7 +3,8 @@
 #include "device.cuh"
 
 // out[mode][lane]: modes 0 shfl, 1 up, 2 down, 3 xor.
-extern "C" __global__ void __launch_bounds__(64) shuffles(const int* __restrict__ in, int* __restrict__ out, int by, int width) {
+extern "C" __global__ void __launch_bounds__(64)
+shuffles(const int* __restrict__ in, int* __restrict__ out, int by, int width) {
     const int value = in[threadIdx.x], threads = blockDim.x;
     out[threadIdx.x] = __shfl_sync(0xffffffffu, value, by, width);
     out[threads + threadIdx.x] = __shfl_up_sync(0xffffffffu, value, by, width);
@@ -12,7 +13,8 @@ extern "C" __global__ void __launch_bounds__(64) shuffles(const int* __restrict_
 }
 
 // Values of 8 and 2 bytes, and of two classes, from the lane above.
-extern "C" __global__ void __launch_bounds__(32) shuffled_types(double* __restrict__ wide, long long* __restrict__ whole, __half* __restrict__ narrow) {
+extern "C" __global__ void __launch_bounds__(32)
+shuffled_types(double* __restrict__ wide, long long* __restrict__ whole, __half* __restrict__ narrow) {
     const int lane = threadIdx.x;
     wide[lane] = __shfl_down_sync(0xffffffffu, lane + 0.25, 1);
     whole[lane] = __shfl_down_sync(0xffffffffu, 1ll << lane, 1);
@@ -62,7 +64,9 @@ extern "C" __global__ void __launch_bounds__(128) tickets(int* __restrict__ coun
     out[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(counter, 1);
 }
 
-extern "C" __global__ void __launch_bounds__(64) atomics(int* __restrict__ whole, float* __restrict__ real, unsigned* __restrict__ bits, unsigned long long* __restrict__ wide) {
+extern "C" __global__ void __launch_bounds__(64)
+atomics(int* __restrict__ whole, float* __restrict__ real, unsigned* __restrict__ bits,
+        unsigned long long* __restrict__ wide) {
     const int i = threadIdx.x;
     atomicAdd(&whole[0], i);
     atomicMax(&whole[1], i);
@@ -92,7 +96,8 @@ extern "C" __global__ void __launch_bounds__(32) found_in_shared(float* __restri
 }
 
 // Conversions and bit operations, one result each.
-extern "C" __global__ void __launch_bounds__(1) words(float x, int n, float* __restrict__ out, unsigned* __restrict__ bits) {
+extern "C" __global__ void __launch_bounds__(1)
+words(float x, int n, float* __restrict__ out, unsigned* __restrict__ bits) {
     out[0] = __half2float(__float2half(x));
     out[1] = __bfloat162float(__float2bfloat16(x));
     out[2] = __uint_as_float(to_tf32(x));
