@@ -54,7 +54,7 @@ def disassemble(cubin: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.cubin"
         path.write_bytes(cubin)
-        command = [str(nvrtc.disassembler()), "--print-code", str(path)]
+        command = [str(nvrtc.disassembler()), "--print-code", "--no-dataflow", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"nvdisasm cannot read the cubin: {done.stderr.strip()}")
