@@ -49,9 +49,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if emulated:
         terminalreporter.section("CUDA on the CPU: row x pass x dtype x layout x shape x weights")
         for row, counts in sorted(emulated.items()):
-            terminalreporter.line(f"  {row:24}" + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
+            terminalreporter.line(f"  {row:32}" + ", ".join(f"{n} {status}" for status, n in sorted(counts.items())))
         total = sum(emulated.values(), Counter())
-        terminalreporter.line(f"  {'all':24}" + ", ".join(f"{n} {status}" for status, n in sorted(total.items())))
+        terminalreporter.line(f"  {'all':32}" + ", ".join(f"{n} {status}" for status, n in sorted(total.items())))
         for sentence in sorted(refusals):
             terminalreporter.line(f"  {sentence}")
     if bugs:
