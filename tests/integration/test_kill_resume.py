@@ -42,7 +42,7 @@ def plan():
     """The smoke suite (its first problems, all of them with CONVBENCH_FULL=1) with four algorithms and little time."""
     suite = load_suite("smoke", {"algorithm": ALGORITHMS, "quick": True})
     full = bool(os.environ.get("CONVBENCH_FULL"))
-    suite.policy = replace(suite.policy, time_budget_s=8.0 if full else 2.0)
+    suite.policy = replace(suite.policy, time_budget_s=12.0 if full else 4.0)
     made = runner.make_plan_for(suite, probe.probe())
     if not full:
         made.problems = made.problems[:4]

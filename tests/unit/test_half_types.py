@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -79,7 +80,6 @@ def test_an_unwritten_bfloat16_element_is_seen() -> None:
 
 
 def test_bfloat16_rounds_to_nearest_even() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     values = np.random.default_rng(0).standard_normal(10_000).astype(np.float32) * np.float32(1e3)
     values[:3] = [1.00390625, 1.01171875, -0.0]  # halfway, to even: down, up
     bits = narrowed(values, "bfloat16")
