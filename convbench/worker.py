@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import sys
-import time
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,25 +44,6 @@ def main() -> int:
     for line in sys.stdin:
         worker.serve(json.loads(line))
     return 0
-
-
-class CpuClock:
-    """The sampler's clock on the CPU."""
-
-    def __init__(self, device: Any) -> None:
-        self._device = device
-
-    def now_ns(self) -> int:
-        """Monotonic nanoseconds."""
-        return time.perf_counter_ns()
-
-    def pause(self, seconds: float) -> None:
-        """Sleeps."""
-        time.sleep(seconds)
-
-    def flush(self) -> None:
-        """Writes through more than the last-level cache holds."""
-        self._device.flush_cache()
 
 
 @dataclass
@@ -172,7 +152,7 @@ class Worker:
         call = self._call(self.prepared[implementation])
         estimate = float(event["first_run_ns"])
         twins = [Subject(name, call, estimate_ns=estimate) for name in ("a", "b")]
-        clock = CpuClock(self.device)
+        clock = self._clock("hot")
         rule = StoppingRule(min_blocks=blocks, min_time_s=0.0, ci_target=0.0, max_blocks=blocks)
         settings = Settings(rule, None, clock.now_ns() + int(60e9), seed=seed)
         sampler = BlockSampler(twins, settings, clock, _ignore, _ignore, _raise)
@@ -314,11 +294,9 @@ class Worker:
 
     def _clock(self, mode: str) -> Any:
         """The host's clock, with a flush of the caches that matter."""
-        if self.on_gpu:
-            from convbench.devices.cuda_timing import CudaClock
+        from convbench.devices.base import HostClock
 
-            return CudaClock(self.device)
-        return CpuClock(self._flushing_device() if mode == "cold" else self.device)
+        return HostClock(self._flushing_device() if mode == "cold" and not self.on_gpu else self.device)
 
     def _subject(self, name: str, mode: str, loops: int) -> Any:
         """A verified plan as something to time: by the host's clock, or by events on its stream."""

@@ -11,6 +11,25 @@ from convbench.problem import Problem
 from convbench.registry import Context, Implementation
 
 
+class HostClock:
+    """The sampler's clock: deadlines and pauses are the host's, `flush` is the device's."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds."""
+        return time.perf_counter_ns()
+
+    def pause(self, seconds: float) -> None:
+        """Sleeps."""
+        time.sleep(seconds)
+
+    def flush(self) -> None:
+        """Writes more than the device's last cache holds, and waits for it: outside of what is timed."""
+        self._device.flush_cache()
+
+
 @dataclass
 class Peak:
     """Most bytes that were allocated at a time while somebody watched."""

@@ -25,25 +25,6 @@ class TimingError(ConvbenchError):
     """A run whose time cannot be had in an honest way."""
 
 
-class CudaClock:
-    """The sampler's clock beside a GPU: deadlines are the host's; `flush` empties the L2 cache."""
-
-    def __init__(self, device: Any) -> None:
-        self._device = device
-
-    def now_ns(self) -> int:
-        """Monotonic nanoseconds of the host."""
-        return time.perf_counter_ns()
-
-    def pause(self, seconds: float) -> None:
-        """Sleeps."""
-        time.sleep(seconds)
-
-    def flush(self) -> None:
-        """Writes more than the L2 cache holds, and waits for it: outside of any events."""
-        self._device.flush_cache()
-
-
 class CudaTimer:
     """Times a verified plan on its operands (a, b, out). monitor: NVML's, for what goes with a sample.
 

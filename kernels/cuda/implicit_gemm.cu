@@ -157,19 +157,19 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
 #if WEIGHTS
         int r, s, c;  // dw is [k][r][s][c] or [k][c][r][s]: a row of the product is an element of it
         if (nhwc) {
-            const Digits d = digits_of(row, f.s, cg);
-            r = d.outer, s = d.middle, c = d.inner;
+            const Digits d = digits_of(row, cg, f.s);
+            r = d.high, s = d.middle, c = d.low;
         } else {
-            const Digits d = digits_of(row, f.r, f.s);
-            c = d.outer, r = d.middle, s = d.inner;
+            const Digits d = digits_of(row, f.s, f.r);
+            c = d.high, r = d.middle, s = d.low;
         }
         row_place[i] = row < gathered_rows ? r * h.tap_step : OUTSIDE;
         row_v[i] = s * w.tap_step;
         row_offset[i] = r * h.tap_step * stride_h + s * w.tap_step * stride_w + c * stride_c;
 #else
-        const Digits d = digits_of(row, h.places, w.places);
-        const int u = d.middle * h.step + h.first, v = d.inner * w.step + w.first;
-        row_pointer[i] = base + d.outer * stride_image
+        const Digits d = digits_of(row, w.places, h.places);
+        const int u = d.middle * h.step + h.first, v = d.low * w.step + w.first;
+        row_pointer[i] = base + d.high * stride_image
                          + ((long long)u * stride_h + v * stride_w + gathered_k * stride_c);
 #if LOADS == TAPS
         row_place[i] = row < gathered_rows ? (u << 16) + v : OUTSIDE;
@@ -186,8 +186,8 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
     int tap_offset = 0;
     bool new_tap = true;
 #else
-    Digits column = digits_of(tile0 * BLOCK_K + gathered_k, middle, inner);
-    const Digits tile_digits = digits_of(BLOCK_K, middle, inner);
+    Digits column = digits_of(tile0 * BLOCK_K + gathered_k, inner, middle);
+    const Digits tile_digits = digits_of(BLOCK_K, inner, middle);
 #endif
 
     // ---- the dense operand
@@ -240,27 +240,27 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
         }
         const bool within = true;
 #elif WEIGHTS
-        const bool within = column.outer < f.n;
-        const int u = within ? column.middle * h.step + h.first : OUTSIDE, v = column.inner * w.step + w.first;
-        const float* const pixel = base + column.outer * stride_image + ((long long)u * stride_h + v * stride_w);
-        const long long place = (long long)column.middle * f.q + column.inner, plane = (long long)f.p * f.q;
-        const float* const dense_pointer = dense_base + column.outer * plane * f.k + place * (nhwc ? f.k : 1);
+        const bool within = column.high < f.n;
+        const int u = within ? column.middle * h.step + h.first : OUTSIDE, v = column.low * w.step + w.first;
+        const float* const pixel = base + column.high * stride_image + ((long long)u * stride_h + v * stride_w);
+        const long long place = (long long)column.middle * f.q + column.low, plane = (long long)f.p * f.q;
+        const float* const dense_pointer = dense_base + column.high * plane * f.k + place * (nhwc ? f.k : 1);
 #pragma unroll
         for (int i = 0; i < GATHERED_COPIES; ++i) {
             const bool valid = lies_inside(row_place[i], u, h.size) && lies_inside(row_v[i], v, w.size);
             copy<GATHERED_WIDTH>(gathered + i * GATHERED_STEP, pixel + row_offset[i], valid);
         }
-        advance(column, tile_digits, middle, inner);
+        advance(column, tile_digits, inner, middle);
 #else
         const bool within = tile * BLOCK_K + dense_k < length;
-        const int u = column.outer < h.taps ? column.outer * h.tap_step : OUTSIDE, v = column.middle * w.tap_step;
-        const int offset = column.outer * h.tap_step * stride_h + v * stride_w + (column.inner - gathered_k) * stride_c;
+        const int u = column.high < h.taps ? column.high * h.tap_step : OUTSIDE, v = column.middle * w.tap_step;
+        const int offset = column.high * h.tap_step * stride_h + v * stride_w + (column.low - gathered_k) * stride_c;
 #pragma unroll
         for (int i = 0; i < GATHERED_COPIES; ++i) {
             const bool valid = lies_inside(row_place[i], u, h.size) && lies_inside(row_v[i], v, w.size);
             copy<GATHERED_WIDTH>(gathered + i * GATHERED_STEP, row_pointer[i] + offset, valid);
         }
-        advance(column, tile_digits, middle, inner);
+        advance(column, tile_digits, inner, middle);
 #endif
 
 #pragma unroll

@@ -132,9 +132,9 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
     const int pixel_stride = depth / CHUNK * f.groups, row_stride = w.size * pixel_stride;
 #pragma unroll 1
     for (int i = thread; i < BLOCK_M; i += THREADS) {
-        const Digits d = digits_of(m0 + i, h.places, w.places);
-        const int u = d.middle * h.step + h.first, v = d.inner * w.step + w.first;
-        const int at = d.outer * h.size * row_stride + u * row_stride + v * pixel_stride + group * (depth / CHUNK);
+        const Digits d = digits_of(m0 + i, w.places, h.places);
+        const int u = d.middle * h.step + h.first, v = d.low * w.step + w.first;
+        const int at = d.high * h.size * row_stride + u * row_stride + v * pixel_stride + group * (depth / CHUNK);
         rows[i] = make_int4(m0 + i < size_m ? u : OUTSIDE, v, at, 0);
     }
     __syncthreads();
@@ -145,8 +145,8 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
 #pragma unroll
     for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) pixel[i] = rows[copy_row + i * COPY_ROWS].z;
     const int middle = max(w.taps, 1);
-    Digits column = digits_of(tile0 * BLOCK_K + chunk * CHUNK, middle, depth);
-    const Digits tile_digits = digits_of(BLOCK_K, middle, depth);
+    Digits column = digits_of(tile0 * BLOCK_K + chunk * CHUNK, depth, middle);
+    const Digits tile_digits = digits_of(BLOCK_K, depth, middle);
     const int filter_row = f.r * f.s * (depth / CHUNK);
     int filter_at = (group * size_n + n0) * filter_row
                     + (h.tap_position * f.s + h.taps * w.tap_position) * (depth / CHUNK) + tile0 * 8 + chunk;
@@ -159,11 +159,11 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
 
     auto load = [&](int stage) {
         unsigned char* const to = shared + stage * STAGE_BYTES + copy_row * ROW_BYTES;
-        const bool within = column.outer < h.taps;
-        if (tap != column.outer * middle + column.middle) {
-            tap = column.outer * middle + column.middle;
-            const int u = within ? column.outer * h.tap_step : OUTSIDE, v = column.middle * w.tap_step;
-            tap_offset = column.outer * h.tap_step * row_stride + v * pixel_stride;
+        const bool within = column.high < h.taps;
+        if (tap != column.high * middle + column.middle) {
+            tap = column.high * middle + column.middle;
+            const int u = within ? column.high * h.tap_step : OUTSIDE, v = column.middle * w.tap_step;
+            tap_offset = column.high * h.tap_step * row_stride + v * pixel_stride;
             inside = 0;
 #pragma unroll
             for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) {
@@ -172,7 +172,7 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
                 inside |= (unsigned)valid << i;
             }
         }
-        const int offset = tap_offset + column.inner / CHUNK;
+        const int offset = tap_offset + column.low / CHUNK;
 #pragma unroll
         for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) {
             cp_async_16(to + i * COPY_ROWS * ROW_BYTES + ((chunk ^ copy_row % 8) << 4),
@@ -186,7 +186,7 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
                         within && (filter_rows_there >> i & 1));
         }
         filter_at += 8;
-        advance(column, tile_digits, middle, depth);
+        advance(column, tile_digits, depth, middle);
     };
 
     const int warp_m = warp % WARPS_M * WARP_M;
@@ -249,48 +249,7 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
 
     // ---- the sum
     float sums[TILES_M][TILES_N][4];
-    clear(sums);
-#if ARITHMETIC == 96
-    float tile_sums[TILES_M][TILES_N][4];
-    clear(tile_sums);
-#endif
-#pragma unroll 1
-    for (int stage = 0; stage < STAGES - 1; ++stage) {
-        if (tile0 + stage < tile1) load(stage);
-        cp_async_commit();
-    }
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();
-    if (tile0 < tile1) read(0, 0, 0);
-    int stage = 0, next = STAGES - 1;
-#pragma unroll 1
-    for (int tile = tile0; tile < tile1; ++tile) {
-        const int following = stage + 1 == STAGES ? 0 : stage + 1;
-#pragma unroll
-        for (int step = 0; step < STEPS; ++step) {
-            if (step == STEPS - 1) {
-                cp_async_wait<STAGES - 2>();
-                __syncthreads();  // the next tile is there for all, and all have read what they need of this one
-                if (tile + 1 < tile1) read((step + 1) % 2, following, 0);
-            } else {
-                read((step + 1) % 2, stage, step + 1);
-            }
-            if (step == 0) {  // into the stage that all left before the last barrier
-                if (tile + STAGES - 1 < tile1) load(next);
-                cp_async_commit();
-            }
-#if ARITHMETIC == 96
-            multiply(tile_sums, a[step % 2], b[step % 2]);
-#else
-            multiply(sums, a[step % 2], b[step % 2]);
-#endif
-        }
-#if ARITHMETIC == 96
-        add_and_clear(sums, tile_sums);
-#endif
-        stage = following;
-        next = next + 1 == STAGES ? 0 : next + 1;
-    }
+    accumulate<STAGES, STEPS>(sums, a, b, tile0, tile1, load, read);
 #endif
     cp_async_wait_all();
 

@@ -95,27 +95,27 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
 #pragma unroll
     for (int i = 0; i < COPIES_N; ++i) {
         const int column = n0 + (copy_lane + i * LANES) * CHUNK;
-        const Digits d = digits_of(column, f.s, x_depth);
-        tap_u[i] = column < size_n ? d.outer * f.dilation_h : OUTSIDE;
+        const Digits d = digits_of(column, x_depth, f.s);
+        tap_u[i] = column < size_n ? d.high * f.dilation_h : OUTSIDE;
         tap_v[i] = d.middle * f.dilation_w;
-        tap_offset[i] = d.outer * f.dilation_h * row_stride + tap_v[i] * pixel_stride + d.inner;
+        tap_offset[i] = d.high * f.dilation_h * row_stride + tap_v[i] * pixel_stride + d.low;
     }
     unsigned dy_there = 0;  // bit i: channels of chunk i exist
 #pragma unroll
     for (int i = 0; i < COPIES_M; ++i) {
         dy_there |= (unsigned)(m0 + (copy_lane + i * LANES) * CHUNK < dy_depth) << i;
     }
-    Digits pixel = digits_of(tile0 * BLOCK_K + copy_row, f.p, f.q);
-    const Digits tile_digits = digits_of(BLOCK_K, f.p, f.q);
+    Digits pixel = digits_of(tile0 * BLOCK_K + copy_row, f.q, f.p);
+    const Digits tile_digits = digits_of(BLOCK_K, f.q, f.p);
     const Element* dy_at = dy + ((long long)tile0 * BLOCK_K + copy_row) * f.groups * dy_depth + group * dy_depth + m0
                            + copy_lane * CHUNK;
 
     auto load = [&](int stage) {
         Element* const to_m = shared + stage * STAGE_ELEMENTS + copy_row * PITCH_M;
         Element* const to_n = shared + stage * STAGE_ELEMENTS + BLOCK_K * PITCH_M + copy_row * PITCH_N;
-        const bool within = pixel.outer < f.n;
-        const int u = within ? pixel.middle * f.stride_h - f.pad_h : OUTSIDE, v = pixel.inner * f.stride_w - f.pad_w;
-        const Element* const x_at = x + ((long long)pixel.outer * f.h + u) * row_stride + v * pixel_stride
+        const bool within = pixel.high < f.n;
+        const int u = within ? pixel.middle * f.stride_h - f.pad_h : OUTSIDE, v = pixel.low * f.stride_w - f.pad_w;
+        const Element* const x_at = x + ((long long)pixel.high * f.h + u) * row_stride + v * pixel_stride
                                     + group * x_depth;
 #pragma unroll
         for (int i = 0; i < COPIES_M; ++i) {
@@ -128,7 +128,7 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
             cp_async_16(to_n + chunk_at(copy_row, copy_lane + i * LANES), x_at + tap_offset[i], valid);
         }
         dy_at += (long long)BLOCK_K * f.groups * dy_depth;
-        advance(pixel, tile_digits, f.p, f.q);
+        advance(pixel, tile_digits, f.q, f.p);
     };
 
     // ---- fragments
@@ -169,50 +169,9 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
 #endif
     };
 
-    // ---- the sum, as in implicit_gemm_mma.cu
+    // ---- the sum
     float sums[TILES_M][TILES_N][4];
-    clear(sums);
-#if ARITHMETIC == 96
-    float tile_sums[TILES_M][TILES_N][4];
-    clear(tile_sums);
-#endif
-#pragma unroll 1
-    for (int stage = 0; stage < STAGES - 1; ++stage) {
-        if (tile0 + stage < tile1) load(stage);
-        cp_async_commit();
-    }
-    cp_async_wait<STAGES - 2>();
-    __syncthreads();
-    if (tile0 < tile1) read(0, 0, 0);
-    int stage = 0, next = STAGES - 1;
-#pragma unroll 1
-    for (int tile = tile0; tile < tile1; ++tile) {
-        const int following = stage + 1 == STAGES ? 0 : stage + 1;
-#pragma unroll
-        for (int step = 0; step < STEPS; ++step) {
-            if (step == STEPS - 1) {
-                cp_async_wait<STAGES - 2>();
-                __syncthreads();  // the next tile is there for all, and all have read what they need of this one
-                if (tile + 1 < tile1) read((step + 1) % 2, following, 0);
-            } else {
-                read((step + 1) % 2, stage, step + 1);
-            }
-            if (step == 0) {  // into the stage that all left before the last barrier
-                if (tile + STAGES - 1 < tile1) load(next);
-                cp_async_commit();
-            }
-#if ARITHMETIC == 96
-            multiply(tile_sums, a[step % 2], b[step % 2]);
-#else
-            multiply(sums, a[step % 2], b[step % 2]);
-#endif
-        }
-#if ARITHMETIC == 96
-        add_and_clear(sums, tile_sums);
-#endif
-        stage = following;
-        next = next + 1 == STAGES ? 0 : next + 1;
-    }
+    accumulate<STAGES, STEPS>(sums, a, b, tile0, tile1, load, read);
     cp_async_wait_all();
 
     // ---- results: a thread has pairs (halves) or fours (floats) of neighbouring columns, which share their tap

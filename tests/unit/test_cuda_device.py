@@ -15,8 +15,8 @@ import pytest
 from convbench.cuda.gpu import H200
 from convbench.cuda.program import At, Buffer, Float, Launch, Long, Product, Program, Struct, Transform, Zero
 from convbench.devices import cuda, cuda_program, nvml
-from convbench.devices.base import make_plan
-from convbench.devices.cuda_timing import CudaClock, CudaTimer, TimingError
+from convbench.devices.base import HostClock, make_plan
+from convbench.devices.cuda_timing import CudaTimer, TimingError
 from convbench.errors import Unavailable
 from convbench.problem import ConvShape, Pass, Problem
 from convbench.records import Samples
@@ -291,7 +291,7 @@ def test_work_lies_between_the_events(gpu: Fake) -> None:
 
 def test_the_flush_is_outside_the_events(gpu: Fake) -> None:
     timed = timer(gpu, mode="cold")
-    clock = CudaClock(cuda.CudaDevice())
+    clock = HostClock(cuda.CudaDevice())
     gpu.time.log.clear()
     clock.flush()
     ns = timed.time(1)

@@ -15,6 +15,7 @@
 #pragma once
 #include "conv.cuh"
 #include "device.cuh"
+#include "digits.cuh"
 
 enum Pass { FORWARD = 0, BACKWARD_DATA = 1, BACKWARD_WEIGHTS = 2 };
 
@@ -112,40 +113,14 @@ __device__ __forceinline__ int tap_position(const Conv& f, int pass, int r, int 
     return h.tap_position * f.s + h.taps * w.tap_position + r / every_h * w.taps + s / every_w;
 }
 
-// A number in mixed radix, so that the next tile costs additions and no division. Forward: (r, s, c); backward
-// weights: (image, p, q). The first digit has no limit: what lies beyond it is beyond the sum.
-struct Digits {
-    int outer, middle, inner;
-};
-
-__device__ __forceinline__ Digits digits_of(int number, int middle, int inner) {
-    Digits d;
-    d.inner = number % inner;
-    number /= inner;
-    d.middle = number % middle;
-    d.outer = number / middle;
-    return d;
-}
-
-__device__ __forceinline__ void advance(Digits& d, const Digits& by, int middle, int inner) {
-    d.inner += by.inner;
-    d.middle += by.middle;
-    d.outer += by.outer;
-    if (d.inner >= inner) {
-        d.inner -= inner;
-        ++d.middle;
-    }
-    if (d.middle >= middle) {
-        d.middle -= middle;
-        ++d.outer;
-    }
-}
+// Places and taps are counted as digits (digits.cuh), so that the next tile costs additions and no division. Forward:
+// (r, s, c); backward weights: (image, p, q). The high digit has no end: what lies beyond it is beyond the sum.
 
 // Element of the result (forward, backward data) that row `row` of a phase's product has in channel 0.
 __device__ __forceinline__ long long result_base(int row, const Line& h, const Line& w, int channels, int height,
                                                  int width, int nhwc) {
-    const Digits d = digits_of(row, h.places, w.places);
-    const long long y = h.out_first + d.middle * h.out_step, x = w.out_first + d.inner * w.out_step;
-    const long long image = (long long)d.outer * height * width * channels;
+    const Digits d = digits_of(row, w.places, h.places);
+    const long long y = h.out_first + d.middle * h.out_step, x = w.out_first + d.low * w.out_step;
+    const long long image = (long long)d.high * height * width * channels;
     return nhwc ? image + (y * width + x) * channels : image + y * width + x;
 }
