@@ -6,6 +6,10 @@ frequency-domain products has to be transposed. No direction is scaled; the core
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
+import sys
 import threading
 from collections.abc import Callable
 from math import prod
@@ -88,9 +92,7 @@ class Fftw:
     @staticmethod
     def next_fast_len(target: int) -> int:
         """Least length >= target that FFTW has codelets for."""
-        import pyfftw
-
-        return int(pyfftw.next_fast_len(target))
+        return int(_load_pyfftw().next_fast_len(target))
 
     @staticmethod
     def forward(tiles: Any, context: Any) -> Transform:
@@ -124,9 +126,22 @@ class Fftw:
         return 2 * item * m * prod((size[0], half(size[1]))) * sum(loads + stores)
 
 
-def _plan(source: Any, target: Any, direction: str, flags: tuple[str, ...], threads: int) -> Any:
-    import pyfftw
+@functools.cache
+def _load_pyfftw() -> Any:
+    """pyfftw bound to the FFTW it brings.
 
+    MKL exports FFTW's names too, without transforms in loops of loops (the planner returns NULL), and libmkl_rt makes
+    them global: without RTLD_DEEPBIND an MKL row measured before in the same process would answer FFTW's calls.
+    """
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_NOW | getattr(os, "RTLD_DEEPBIND", 0))
+    try:
+        return importlib.import_module("pyfftw")
+    finally:
+        sys.setdlopenflags(flags)
+
+
+def _plan(source: Any, target: Any, direction: str, flags: tuple[str, ...], threads: int) -> Any:
     axes = (1, 2)
     if source.shape[0] == 1:  # the planner finds the better loop order when it sees no outer axis
         source, target, axes = source[0], target[0], (0, 1)
@@ -136,7 +151,7 @@ def _plan(source: Any, target: Any, direction: str, flags: tuple[str, ...], thre
         effort, limit_s = "FFTW_MEASURE", PLANNING_LIMIT_S
     kept = source.copy(), target.copy()  # measuring writes to both
     with _planner:
-        plan = pyfftw.FFTW(
+        plan = _load_pyfftw().FFTW(
             source,
             target,
             axes=axes,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from functools import cache
 
 import numpy as np
 import pytest
 
-from convbench.algorithms import _fft_scheme
+from convbench.algorithms import _fft_scheme, _mkl
 from convbench.algorithms._fft_geometry import WholeAxis
 from convbench.algorithms.fft_pyfftw import FftPyfftw
 from convbench.algorithms.fft_scipy import FftScipy
@@ -266,3 +268,24 @@ def circle_is_right(axis: WholeAxis, length: int) -> bool:
             elif on_circle < axis.size:
                 return False
     return len(set(places)) == len(places)
+
+
+AFTER_MKL = """
+import numpy as np
+from convbench.algorithms import _mkl
+from convbench.algorithms._fft_backends import Fftw
+from convbench.devices.cpu import CpuContext
+
+square = np.eye(64, dtype=np.float32)
+_mkl.load(1).gemm(square, square, square.copy())
+tiles = np.random.default_rng(1).standard_normal((3, 16, 16, 4)).astype(np.float32)
+spectra = Fftw.forward(tiles, CpuContext(1))()
+assert np.allclose(spectra, np.fft.rfft2(tiles, axes=(1, 2)), atol=1e-4)
+"""
+
+
+@pytest.mark.skipif(_mkl.find_library() is None, reason="needs mkl")
+def test_fftw_is_fftw_after_mkl_was_loaded():
+    """MKL exports FFTW's names; in a fresh process, because what was loaded first decides."""
+    done = subprocess.run([sys.executable, "-c", AFTER_MKL], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
