@@ -376,7 +376,7 @@ def sweep(implementation: Any, device: Any, layers: list[Any], batch: int) -> It
                 return
             verifier, times, wrong = Verifier(problem, device=device), {}, {}
             for name, program in {"chosen": implementation.program(problem, device.gpu), **others}.items():
-                plan, verdict = verifier.verify(_with(implementation, program), device.context)
+                plan, verdict = verifier.verify(implementation.taking(program), device.context)
                 if plan is None:
                     wrong[name] = verdict.reason
                     continue
@@ -385,13 +385,6 @@ def sweep(implementation: Any, device: Any, layers: list[Any], batch: int) -> It
                 times[name] = best / SWEEP_LOOPS / 1e6
             label = f"{layer.name} {pass_} {problem.dtype} {layout}"
             yield {"layer": label, "wrong": wrong, **({"ms": times} if "chosen" in times else {})}
-
-
-def _with(implementation: Any, program: Any) -> Any:
-    """The same row with another program."""
-    kind = type(implementation)
-    members = {"program": lambda self, problem, gpu: program}
-    return type(f"Alternative{kind.__name__}", (kind,), members)()
 
 
 if __name__ == "__main__":

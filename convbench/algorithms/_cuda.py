@@ -62,6 +62,11 @@ class CudaImplementation(Implementation):
         copy = s.k * s.cg * s.r * s.s * problem.item_bytes if program.reads_filter() else 0
         return program.workspace_bytes + copy
 
+    def taking(self, program: Program) -> CudaImplementation:
+        """This row with another program for its problems, such as one of `alternatives`."""
+        kind = type(self)
+        return type(f"{kind.__name__}Alternative", (kind,), {"program": lambda self, problem, gpu: program})()
+
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """Compiles the kernels and allocates the workspace; with `weights` the filter's steps run now."""
         return context.bind(self.program(problem, context.gpu), weights)  # type: ignore[attr-defined]
@@ -73,6 +78,15 @@ def conv_struct(shape: ConvShape) -> Struct:
     return Struct((
         s.n, s.c, s.h, s.w, s.k, s.r, s.s, s.p, s.q, *s.stride, s.padding[0], s.padding[2], *s.dilation, s.groups,
     ))  # fmt: skip
+
+
+def different(chosen: Program, others: dict[str, Program]) -> dict[str, Program]:
+    """Of `others` those that differ from the chosen program and from those before them."""
+    kept: dict[str, Program] = {}
+    for name, program in others.items():
+        if program != chosen and program not in kept.values():
+            kept[name] = program
+    return kept
 
 
 def blocks(total: int, each: int) -> int:

@@ -15,6 +15,12 @@ TILES = {
     (True, False): ((128, 64), (32, 128)),
     (True, True): ((128, 64), (64, 64)),
 }
+#: Tiles that are compiled too, for a sweep to compare with those.
+SWEPT = {
+    (False, False): ((128, 64),),
+    (True, False): ((64, 128), (64, 64)),
+    (True, True): ((64, 128),),
+}
 #: Speed of a full multiprocessor, relative; a model: smaller tiles read more for each product, and the L2 gives 5 to 6
 #: TB/s. A thread makes 8 x 8 results in all of them.
 EFFICIENCY = {(128, 128): 1.0, (64, 128): 0.95, (128, 64): 0.95, (64, 64): 0.75, (128, 32): 0.6, (32, 128): 0.6}
@@ -74,12 +80,12 @@ def tile_of(o: Operands, gpu: Gpu) -> tuple[int, int]:
     return min(TILES[o.a_rows, o.b_rows], key=lambda tile: cycles(o, gpu, tile))
 
 
-def sgemm(o: Operands, gpu: Gpu) -> Launch:
-    """The launch. Every row, step and offset must be a multiple of 4."""
+def sgemm(o: Operands, gpu: Gpu, tile: tuple[int, int] | None = None) -> Launch:
+    """The launch, with the best tiles or with those given. Every row, step and offset must be a multiple of 4."""
     for name in ("row_a", "row_b", "row_c", "step_a", "step_b", "step_c", "step_split"):
         if getattr(o, name) % 4:
             raise ValueError(f"sgemm_batched: {name} must be a multiple of 4, not {getattr(o, name)}")
-    tile_m, tile_n = tile_of(o, gpu)
+    tile_m, tile_n = tile or tile_of(o, gpu)
     grid = blocks_of(o, (tile_m, tile_n))
     arguments = (
         At(o.a), At(o.b), At(o.c), o.m, o.n, o.k, o.row_a, o.row_b, o.row_c, Long(o.step_a), Long(o.step_b),

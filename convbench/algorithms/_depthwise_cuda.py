@@ -15,6 +15,9 @@ from convbench.problem import Pass, Problem
 DATA_THREADS, WEIGHTS_THREADS = 128, 256
 PARTS_BYTES = 64 << 20  # of sums that blocks of backward weights leave to be added
 WEIGHTS_RUN = 4
+ROUNDS = 4  # of blocks, that each multiprocessor has work for in backward weights
+ALONG = 8  # threads along pixels (NHWC)
+OTHER_HEIGHTS = 3  # of tiles, that a sweep compares
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,34 @@ class Planes:
 
 def planes_tiling(problem: Problem) -> Planes:
     """The cheapest tiles whose patch fits in 48 KB, with the largest windows of taps that allow any."""
-    rows, columns = Axis.of(problem, 0), Axis.of(problem, 1)
-    for variant in _variants(problem, rows, columns):
-        for window in _windows(problem, rows, columns, variant):
-            fitting = [t for t in _tilings(problem, rows, columns, variant, window) if t.shared_bytes <= SHARED_BYTES]
-            if fitting:
-                return min(fitting, key=lambda tiling: tiling.cost)
+    for variant in _variants(problem, Axis.of(problem, 0), Axis.of(problem, 1)):
+        fitting = _fitting(problem, variant)
+        if fitting:
+            return fitting[0]
     raise AssertionError("one tap of one run of outputs always fits")
+
+
+def other_tilings(problem: Problem) -> list[Planes]:
+    """What else may be worth a try: the cheapest tiles of other heights, and of other runs of outputs."""
+    chosen = planes_tiling(problem)
+    found = {chosen.runs: chosen}
+    for tiling in _fitting(problem, chosen.variant):
+        found.setdefault(tiling.runs, tiling)
+    others = list(found.values())[1 : OTHER_HEIGHTS + 1]
+    if chosen.variant.stride and problem.pass_ is not Pass.BACKWARD_WEIGHTS:
+        swept = Variant(8 if chosen.variant.run == 4 else 4, 4, chosen.variant.stride)
+        others += _fitting(problem, swept)[:1]
+    return others
+
+
+def _fitting(problem: Problem, variant: Variant) -> list[Planes]:
+    """Tiles that fit, the cheapest first, with the largest window that allows any."""
+    rows, columns = Axis.of(problem, 0), Axis.of(problem, 1)
+    for window in _windows(problem, rows, columns, variant):
+        fitting = [t for t in _tilings(problem, rows, columns, variant, window) if t.shared_bytes <= SHARED_BYTES]
+        if fitting:
+            return sorted(fitting, key=lambda tiling: tiling.cost)
+    return []
 
 
 def _variants(problem: Problem, rows: Axis, columns: Axis) -> list[Variant]:
@@ -137,13 +161,16 @@ def columns_step(problem: Problem) -> int:
     return s.dilation[1] // common if problem.pass_ is Pass.BACKWARD_DATA else s.dilation[1]
 
 
-def parts_for(gpu: Gpu, blocks_each: int, most: int, elements: int) -> int:
-    """How many blocks share the pixels: enough to fill the GPU four times, within PARTS_BYTES."""
-    return max(1, min(most, blocks(4 * gpu.multiprocessors, blocks_each), PARTS_BYTES // (4 * elements)))
+def parts_for(gpu: Gpu, blocks_each: int, most: int, elements: int, rounds: int = ROUNDS) -> int:
+    """How many blocks share the pixels: enough to fill the GPU so many times, within PARTS_BYTES."""
+    return max(1, min(most, blocks(rounds * gpu.multiprocessors, blocks_each), PARTS_BYTES // (4 * elements)))
 
 
-def lanes_for(vectors: int, pixels: int, threads: int) -> tuple[int, int]:
-    """(threads along channels, threads along pixels) of a block for NHWC: `threads` in all, both powers of two."""
-    along = min(8, 1 << (pixels - 1).bit_length())
+def lanes_for(vectors: int, pixels: int, threads: int, most: int = ALONG) -> tuple[int, int]:
+    """(threads along channels, threads along pixels) of a block for NHWC: `threads` in all, both powers of two.
+
+    most: along pixels, where there are channels enough.
+    """
+    along = min(most, 1 << (pixels - 1).bit_length())
     across = min(threads // along, 1 << (vectors - 1).bit_length())
     return across, threads // across

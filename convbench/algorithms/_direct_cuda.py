@@ -19,6 +19,9 @@ WARPS = 8
 TILE_COLUMNS = 16
 GRADIENT_ROWS = GRADIENT_COLUMNS = 8
 TAP_TILE = 128
+#: (CHANNELS, CHANNEL_WARPS) of direct_tiled.cu: those that variant_for chooses from; those that a sweep adds.
+CHOSEN = ((8, 8), (8, 2), (1, 1))
+SWEPT = ((16, 8), (16, 4), (8, 4))
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,16 @@ def variant_for(made: int) -> tuple[int, int]:
     return (8, 2) if made <= 32 else (8, 8)
 
 
-def data_tiling(problem: Problem, made: int, reduced: int) -> Tiling:
+def other_variants(made: int) -> list[tuple[int, int]]:
+    """What else may be worth a try: at most half of the channels of a block are beyond the group's."""
+    fitting = [v for v in (*CHOSEN, *SWEPT) if blocks(made, v[0] * v[1]) * v[0] * v[1] <= 2 * max(made, 16)]
+    return [v for v in fitting if v != variant_for(made) and (v != (1, 1) or made <= 8)]
+
+
+def data_tiling(problem: Problem, made: int, reduced: int, variant: tuple[int, int] | None = None) -> Tiling:
     """Forward and backward data: the window that loads least for a multiply-add."""
     rows, columns = Axis.of(problem, 0), Axis.of(problem, 1)
-    variant = variant_for(made)
+    variant = variant or variant_for(made)
     tile = (8 * WARPS // variant[1], TILE_COLUMNS)
     best: tuple[float, Tiling] | None = None
     for window, exponent in itertools.product(itertools.product(rows.windows(), columns.windows()), range(6)):
@@ -118,11 +127,11 @@ def data_tiling(problem: Problem, made: int, reduced: int) -> Tiling:
     return best[1]
 
 
-def weights_tiling(problem: Problem) -> Tiling:
+def weights_tiling(problem: Problem, variant: tuple[int, int] | None = None) -> Tiling:
     """Backward weights: the windows that need fewest blocks."""
     s = problem.shape
     rows, columns = Axis.of(problem, 0), Axis.of(problem, 1)
-    variant = variant_for(s.kg)
+    variant = variant or variant_for(s.kg)
     tile = (GRADIENT_ROWS, GRADIENT_COLUMNS)
     gradients = tile[0] * tile[1] * (variant[0] * variant[1] + 4)
     best: tuple[tuple[int, int], Tiling] | None = None

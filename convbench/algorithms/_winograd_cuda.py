@@ -35,6 +35,8 @@ CHUNK_BYTES = 1 << 30
 MOST_SPLITS, SPLIT_BYTES = 32, 64 << 20
 #: Products in one call of the vendor's library.
 BATCH = 65535
+#: Shared memory of winograd_f2.cu for each channel that it takes at a time.
+DEPTH_BYTES = 12 << 10
 
 
 @dataclass(frozen=True)
@@ -116,19 +118,44 @@ def padded(count: int) -> int:
     return count + 3 & ~3
 
 
-def chunks(g: Geometry, gpu: Gpu, weights: bool = False) -> list[tuple[int, int]]:
-    """(first tile, number of tiles) of each chunk: as even as multiples of COLUMNS can be.
+@dataclass(frozen=True)
+class Choice:
+    """What a sweep prescribes; None: what the model says. tile: of sgemm_batched.cu."""
 
-    Their number is the one with the least expected time: few launches and full rounds of blocks against what stays in
-    the L2.
-    """
-    per_tile = 4 * g.frequencies * g.groups * (padded(g.depth) + padded(g.outputs))
-    most = max(1, CHUNK_BYTES // per_tile)
+    tile: tuple[int, int] | None = None
+    chunks: int | None = None
+    splits: int | None = None
+
+
+MODEL = Choice()
+
+
+def chunks(g: Geometry, gpu: Gpu, weights: bool = False, number: int | None = None) -> list[tuple[int, int]]:
+    """(first tile, number of tiles) of each chunk: `number` of them, as even as multiples of COLUMNS can be."""
+    most = max(1, CHUNK_BYTES // _tile_bytes(g))
     if most < COLUMNS:  # a huge number of channels
         return [(t, min(most, g.tiles - t)) for t in range(0, g.tiles, most)]
-    columns = blocks(g.tiles, COLUMNS)
-    fewest = blocks(columns, most // COLUMNS)
-    fitting = min(columns, int(g.tiles * per_tile / (L2_PART * gpu.l2_bytes)) + 1)
+    columns, number = blocks(g.tiles, COLUMNS), number or _best_number(g, gpu, weights)
+    edges = [min(i * columns // number * COLUMNS, g.tiles) for i in range(number + 1)]
+    return [(a, b - a) for a, b in itertools.pairwise(edges)]
+
+
+def _tile_bytes(g: Geometry) -> int:
+    """Of what lies between the kernels for one tile."""
+    return 4 * g.frequencies * g.groups * (padded(g.depth) + padded(g.outputs))
+
+
+def chunk_numbers(g: Geometry, gpu: Gpu) -> tuple[int, int, int]:
+    """Numbers of chunks: the fewest that there can be, those that stay in the L2, the most."""
+    columns, per_tile = blocks(g.tiles, COLUMNS), _tile_bytes(g)
+    fewest = blocks(columns, max(1, CHUNK_BYTES // per_tile // COLUMNS))
+    return fewest, min(columns, int(g.tiles * per_tile / (L2_PART * gpu.l2_bytes)) + 1), columns
+
+
+def _best_number(g: Geometry, gpu: Gpu, weights: bool) -> int:
+    """The number with the least expected time: few launches and full rounds of blocks against what stays in the L2."""
+    fewest, fitting, columns = chunk_numbers(g, gpu)
+    per_tile = _tile_bytes(g)
     numbers = {*range(fewest, fewest + 8), *range(max(fewest, fitting - 8), fitting + 8)}
 
     def expected(number: int) -> float:
@@ -138,9 +165,7 @@ def chunks(g: Geometry, gpu: Gpu, weights: bool = False) -> list[tuple[int, int]
             (number - wide) * _chunk_cycles(g, gpu, weights, (most_columns - 1) * COLUMNS, per_tile)
         )
 
-    number = min((n for n in sorted(numbers) if n <= columns), key=expected)
-    edges = [min(i * columns // number * COLUMNS, g.tiles) for i in range(number + 1)]
-    return [(a, b - a) for a, b in itertools.pairwise(edges)]
+    return min((n for n in sorted(numbers) if n <= columns), key=expected)
 
 
 def _chunk_cycles(g: Geometry, gpu: Gpu, weights: bool, tiles: int, per_tile: int) -> float:
@@ -148,21 +173,21 @@ def _chunk_cycles(g: Geometry, gpu: Gpu, weights: bool, tiles: int, per_tile: in
     if not tiles:
         return 0.0
     splits = (weight_splits if weights else forward_splits)(g, gpu, tiles)
-    o = _weights_operands(g, tiles, splits, False) if weights else _forward_operands(g, tiles, splits)
+    o = weights_operands(g, tiles, splits, False) if weights else forward_operands(g, tiles, splits)
     rate = L2_RATE if tiles * per_tile <= L2_PART * gpu.l2_bytes else MEMORY_RATE
     moved = tiles * per_tile / (rate * gpu.multiprocessors)
     return cycles(o, gpu, tile_of(o, gpu)) + moved + 3 * LAUNCH_CYCLES
 
 
-def forward_program(g: Geometry, gpu: Gpu, vendor: bool) -> Program:
+def forward_program(g: Geometry, gpu: Gpu, vendor: bool, choice: Choice = MODEL) -> Program:
     """Forward and backward data. vendor: products by the vendor's BLAS."""
-    parts = chunks(g, gpu)
-    largest = max(parts, key=lambda part: part[1])[1]
-    splits = 1 if vendor else forward_splits(g, gpu, largest)
+    parts = chunks(g, gpu, False, choice.chunks)
+    largest = max(tiles for _, tiles in parts)
+    splits = 1 if vendor else choice.splits or forward_splits(g, gpu, largest)
     steps: list[Step] = []
     for first, tiles in parts:
         steps.append(_over_tiles(g, "winograd_input", "a", "v", g.c, first, tiles))
-        steps += _products(_forward_operands(g, tiles, splits), g, gpu, vendor)
+        steps += _products(forward_operands(g, tiles, splits), gpu, vendor, choice.tile)
         steps.append(_over_tiles(g, "winograd_output", "m", "out", g.k, first, tiles, splits))
     workspace = {
         "u": Buffer((g.frequencies * g.groups * g.depth * padded(g.outputs),)),
@@ -172,18 +197,17 @@ def forward_program(g: Geometry, gpu: Gpu, vendor: bool) -> Program:
     return Program(tuple(steps), (_filter(g),), workspace)
 
 
-def weights_program(g: Geometry, gpu: Gpu, vendor: bool) -> Program:
+def weights_program(g: Geometry, gpu: Gpu, vendor: bool, choice: Choice = MODEL) -> Program:
     """Backward weights: products of transformed x and dy, summed over the chunks, one transform at the end."""
-    parts = chunks(g, gpu, True)
-    largest = max(parts, key=lambda part: part[1])[1]
+    parts = chunks(g, gpu, True, choice.chunks)
+    largest = max(tiles for _, tiles in parts)
     size = g.frequencies * g.k * padded(g.depth)
-    splits = 1 if vendor else weight_splits(g, gpu, largest)
+    splits = 1 if vendor else choice.splits or weight_splits(g, gpu, largest)
     steps: list[Step] = []
     for number, (first, tiles) in enumerate(parts):
         steps.append(_over_tiles(g, "winograd_input", "a", "v", g.c, first, tiles))
         steps.append(_over_tiles(g, "winograd_gradient", "b", "w", g.k, first, tiles))
-        operands = _weights_operands(g, tiles, splits, number > 0)
-        steps += _products(operands, g, gpu, vendor)
+        steps += _products(weights_operands(g, tiles, splits, number > 0), gpu, vendor, choice.tile)
     grid = (blocks(g.depth, THREADS), min(g.k, GRID_Y), 1)
     steps.append(_launch(g, "winograd_weights", grid, At("d"), At("out"), g.struct, splits))
     workspace = {
@@ -197,13 +221,13 @@ def weights_program(g: Geometry, gpu: Gpu, vendor: bool) -> Program:
 def weight_splits(g: Geometry, gpu: Gpu, tiles: int) -> int:
     """Into how many parts the sum over a chunk's tiles is cut, so that there is work for every multiprocessor."""
     one = 4 * g.frequencies * g.k * padded(g.depth)
-    return _splits(lambda splits: _weights_operands(g, tiles, splits, False), one, tiles // COLUMNS, gpu)
+    return _splits(lambda splits: weights_operands(g, tiles, splits, False), one, tiles // COLUMNS, gpu)
 
 
 def forward_splits(g: Geometry, gpu: Gpu, tiles: int) -> int:
     """The same for the sum over channels, where a chunk has few tiles."""
     one = 4 * g.frequencies * g.transformed(g.outputs, tiles)
-    return _splits(lambda splits: _forward_operands(g, tiles, splits), one, g.depth // 64, gpu)
+    return _splits(lambda splits: forward_operands(g, tiles, splits), one, g.depth // 64, gpu)
 
 
 def _splits(operands: Callable[[int], Operands], one: int, most: int, gpu: Gpu) -> int:
@@ -216,9 +240,13 @@ def _splits(operands: Callable[[int], Operands], one: int, most: int, gpu: Gpu) 
     return min(range(1, max(1, min(MOST_SPLITS, SPLIT_BYTES // one, most)) + 1), key=expected)
 
 
-def fused_program(g: Geometry, gpu: Gpu) -> Program:
-    """Forward and backward data by winograd_f2.cu. Eight channels at a time need 96 KiB of shared memory, four 48."""
-    depth = 8 if gpu.shared_bytes >= 96 << 10 else 4
+def fused_depths(gpu: Gpu) -> list[int]:
+    """Channels that winograd_f2.cu can take at a time, best first: eight need 96 KiB of shared memory, four 48."""
+    return [depth for depth in (8, 4) if depth * DEPTH_BYTES <= gpu.shared_bytes]
+
+
+def fused_program(g: Geometry, depth: int) -> Program:
+    """Forward and backward data by winograd_f2.cu, `depth` channels at a time."""
     outputs, inputs = blocks(g.outputs, 64), 8 * blocks(g.depth, 8)
     defines = (("DEPTH", depth), ("NHWC", int(g.nhwc)))
     grid = (2 * outputs, min(inputs // 4, GRID_Y), min(g.groups, GRID_Y))
@@ -226,11 +254,11 @@ def fused_program(g: Geometry, gpu: Gpu) -> Program:
     pack = Launch("winograd_f2.cu", "winograd_f2_filter", grid, (128, 1, 1), arguments, defines=defines)
     grid = (g.groups * outputs * blocks(g.tiles, 32), 1, 1)
     arguments = (At("a"), At("u"), At("out"), g.struct)
-    run = Launch("winograd_f2.cu", "winograd_f2", grid, (256, 1, 1), arguments, depth * (12 << 10), defines)
+    run = Launch("winograd_f2.cu", "winograd_f2", grid, (256, 1, 1), arguments, depth * DEPTH_BYTES, defines)
     return Program((run,), (pack,), {"u": Buffer((g.groups, outputs, inputs, g.frequencies, 64))})
 
 
-def _forward_operands(g: Geometry, tiles: int, splits: int) -> Operands:
+def forward_operands(g: Geometry, tiles: int, splits: int) -> Operands:
     """M = U^T V (NCHW: K x T) or V U (NHWC: T x K)."""
     c, k, k4, t4 = g.depth, g.outputs, padded(g.outputs), padded(tiles)
     batch = g.frequencies * g.groups
@@ -242,7 +270,7 @@ def _forward_operands(g: Geometry, tiles: int, splits: int) -> Operands:
     return replace(operands, splits=splits, step_split=batch * operands.step_c)
 
 
-def _weights_operands(g: Geometry, tiles: int, splits: int, add: bool) -> Operands:
+def weights_operands(g: Geometry, tiles: int, splits: int, add: bool) -> Operands:
     """D = W V^T, K x C, the sum over tiles."""
     c, k, c4 = g.depth, g.outputs, padded(g.depth)
     batch = g.frequencies * g.groups
@@ -255,9 +283,9 @@ def _weights_operands(g: Geometry, tiles: int, splits: int, add: bool) -> Operan
     return replace(operands, splits=splits, step_split=batch * operands.step_c, add=add)
 
 
-def _products(o: Operands, g: Geometry, gpu: Gpu, vendor: bool) -> Iterator[Step]:
+def _products(o: Operands, gpu: Gpu, vendor: bool, tile: tuple[int, int] | None) -> Iterator[Step]:
     if not vendor:
-        yield sgemm(o, gpu)
+        yield sgemm(o, gpu, tile)
         return
     for first in range(0, o.batch, BATCH):
         yield Product(

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 import math
 
-from convbench.algorithms._cuda import CudaImplementation, blocks, conv_struct
+from convbench.algorithms._cuda import CudaImplementation, blocks, conv_struct, different
 from convbench.algorithms._cuda_sums import add_parts
-from convbench.algorithms._depthwise_cuda import WEIGHTS_RUN, WEIGHTS_THREADS, lanes_for, parts_for, planes_tiling
+from convbench.algorithms._depthwise_cuda import (
+    ALONG,
+    ROUNDS,
+    WEIGHTS_RUN,
+    WEIGHTS_THREADS,
+    Planes,
+    lanes_for,
+    other_tilings,
+    parts_for,
+    planes_tiling,
+)
 from convbench.algorithms._direct_cuda import Axis
 from convbench.cuda.gpu import Gpu
 from convbench.cuda.program import At, Buffer, Launch, Program, Struct
@@ -18,6 +28,7 @@ from convbench.registry import register
 
 RUN, COLUMNS = 4, 2  # outputs of a thread of depthwise_nhwc.cu, below and beside each other
 NHWC_THREADS = 128  # of its blocks
+ALONG_SWEPT, ROUNDS_SWEPT = (2, 4, 16), (2, 8)  # what a sweep compares with ALONG and ROUNDS
 
 
 @register
@@ -46,16 +57,44 @@ class DepthwiseCuda(CudaImplementation):
         """Forward and backward data: one launch (NHWC: and the filter's); backward weights: sums, then their sum."""
         weights = problem.pass_ is Pass.BACKWARD_WEIGHTS
         if problem.layout == "nchw":
-            return _weights_nchw(problem, gpu) if weights else _data_nchw(problem)
-        return _weights_nhwc(problem, gpu) if weights else _data_nhwc(problem)
+            tiling = planes_tiling(problem)
+            return _weights_nchw(problem, gpu, tiling) if weights else _data_nchw(problem, tiling)
+        vector = _vector(problem)
+        return _weights_nhwc(problem, gpu, vector) if weights else _data_nhwc(problem, vector)
+
+    def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
+        """NCHW: "9x28x14" is 9 planes, 28 rows, 14 columns a block. NHWC: threads of a block along pixels, channels.
+
+        Backward weights: twice and half as many blocks that share the pixels.
+        """
+        weights, vector = problem.pass_ is Pass.BACKWARD_WEIGHTS, _vector(problem)
+        programs = {}
+        if problem.layout == "nchw":
+            chosen = planes_tiling(problem)
+            for t in other_tilings(problem):
+                name = f"{t.planes}x{t.runs * t.variant.run}x{t.width}, {t.variant.run} a thread"
+                programs[name] = _weights_nchw(problem, gpu, t) if weights else _data_nchw(problem, t)
+            for rounds in ROUNDS_SWEPT if weights else ():
+                programs[f"{rounds} rounds of blocks"] = _weights_nchw(problem, gpu, chosen, rounds)
+        elif weights:
+            for along in ALONG_SWEPT:
+                programs[f"{along} along pixels"] = _weights_nhwc(problem, gpu, vector, along)
+            for rounds in ROUNDS_SWEPT:
+                programs[f"{rounds} rounds of blocks"] = _weights_nhwc(problem, gpu, vector, ALONG, rounds)
+            programs["a channel a thread"] = _weights_nhwc(problem, gpu, 1)
+        else:
+            for along in ALONG_SWEPT:
+                programs[f"{along} along pixels"] = _data_nhwc(problem, vector, along)
+            programs["a channel a thread"] = _data_nhwc(problem, 1)
+        return different(self.program(problem, gpu), programs)
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Every tap of every output, those on padding included; outputs that fill up tiles are left out."""
         return {"multiply": float(problem.direct_flops)}
 
 
-def _data_nchw(problem: Problem) -> Program:
-    s, tiling = problem.shape, planes_tiling(problem)
+def _data_nchw(problem: Problem, tiling: Planes) -> Program:
+    s = problem.shape
     planes = s.n * (s.c if problem.pass_ is Pass.BACKWARD_DATA else s.k)
     variant = tiling.variant
     launch = Launch(
@@ -83,11 +122,12 @@ def _with_parts(launch: Launch, problem: Problem, parts: int) -> Program:
     return Program((launch, add_parts("sums", "out", elements, parts)), workspace={"sums": Buffer((parts, elements))})
 
 
-def _weights_nchw(problem: Problem, gpu: Gpu) -> Program:
-    s, tiling = problem.shape, planes_tiling(problem)
+def _weights_nchw(problem: Problem, gpu: Gpu, tiling: Planes, rounds: int = ROUNDS) -> Program:
+    s = problem.shape
     size = tiling.variant.taps
     each = s.k * blocks(s.r, size) * blocks(s.s, size)
-    parts = parts_for(gpu, each, blocks(s.n, tiling.planes) * tiling.tiles, math.prod(problem.out_shape))
+    most = blocks(s.n, tiling.planes) * tiling.tiles
+    parts = parts_for(gpu, each, most, math.prod(problem.out_shape), rounds)
     launch = Launch(
         "depthwise_weights.cu",
         "depthwise_weights",
@@ -105,12 +145,12 @@ def _vector(problem: Problem) -> int:
     return 4 if problem.shape.c % 4 == 0 and problem.shape.k == problem.shape.c else 1
 
 
-def _data_nhwc(problem: Problem) -> Program:
+def _data_nhwc(problem: Problem, vector: int, along: int = ALONG) -> Program:
     s, conv = problem.shape, conv_struct(problem.shape)
     rows, columns = Axis.of(problem, 0), Axis.of(problem, 1)
-    backward, vector = problem.pass_ is Pass.BACKWARD_DATA, _vector(problem)
+    backward = problem.pass_ is Pass.BACKWARD_DATA
     vectors = (s.c if backward else s.k) // vector
-    across, along = lanes_for(vectors, blocks(columns.outputs, COLUMNS), NHWC_THREADS)
+    across, along = lanes_for(vectors, blocks(columns.outputs, COLUMNS), NHWC_THREADS, along)
     tiles = blocks(rows.outputs, RUN), blocks(columns.outputs, COLUMNS * along)
     defines = (
         ("VECTOR", vector),
@@ -137,18 +177,17 @@ def _data_nhwc(problem: Problem) -> Program:
     return Program((convolve,), (pack,), {"packed": Buffer((packed,))})
 
 
-def _weights_nhwc(problem: Problem, gpu: Gpu) -> Program:
-    s = problem.shape
+def _weights_nhwc(problem: Problem, gpu: Gpu, vector: int, along: int = ALONG, rounds: int = ROUNDS) -> Program:
+    s, size = problem.shape, 3
     rows, columns = Axis.of(problem, 0), Axis.of(problem, 1)
-    size, vector = 3, _vector(problem)
     if max(s.r, s.s) > 3 and rows.stride in (1, 2):
         size, vector = 5 if max(s.r, s.s) <= 5 else 7, 1
     stride = rows.stride if rows.stride in (1, 2) else 0
     vectors = s.k // vector
-    across, along = lanes_for(vectors, WEIGHTS_THREADS, WEIGHTS_THREADS)
+    across, along = lanes_for(vectors, WEIGHTS_THREADS, WEIGHTS_THREADS, along)
     runs = s.n * rows.phases * columns.phases * blocks(rows.outputs, WEIGHTS_RUN) * columns.outputs
     rectangles, groups = blocks(s.r, size) * blocks(s.s, size), blocks(vectors, across)
-    parts = parts_for(gpu, rectangles * groups, blocks(runs, along), math.prod(problem.out_shape))
+    parts = parts_for(gpu, rectangles * groups, blocks(runs, along), math.prod(problem.out_shape), rounds)
     struct = Struct((rows.phases, columns.phases, blocks(rows.outputs, WEIGHTS_RUN), columns.outputs, parts))
     launch = Launch(
         "depthwise_nhwc_weights.cu",

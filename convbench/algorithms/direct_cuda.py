@@ -8,7 +8,7 @@ import math
 
 from convbench.algorithms._cuda import CudaImplementation, blocks, conv_struct
 from convbench.algorithms._cuda_sums import add_parts
-from convbench.algorithms._direct_cuda import Tiling, data_tiling, weights_tiling
+from convbench.algorithms._direct_cuda import Tiling, data_tiling, other_variants, weights_tiling
 from convbench.cuda.gpu import Gpu
 from convbench.cuda.program import At, Buffer, Launch, Program
 from convbench.problem import Pass, Problem
@@ -75,6 +75,15 @@ class DirectTiledCuda(CudaImplementation):
             return _tiled_weights(problem, gpu)
         return _tiled_data(problem)
 
+    def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
+        """Other numbers of channels: "16x4" is 16 a thread, of 4 warps side by side."""
+        weights = problem.pass_ is Pass.BACKWARD_WEIGHTS
+        return {
+            f"{channels}x{warps}": _tiled_weights(problem, gpu, (channels, warps)) if weights
+            else _tiled_data(problem, (channels, warps))
+            for channels, warps in other_variants(_channels(problem)[0])
+        }  # fmt: skip
+
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Whole tiles of pixels and channels, taps on padding included."""
         s = problem.shape
@@ -106,10 +115,10 @@ def _defines(problem: Problem, tiling: Tiling) -> tuple[tuple[str, int], ...]:
     )
 
 
-def _tiled_data(problem: Problem) -> Program:
+def _tiled_data(problem: Problem, variant: tuple[int, int] | None = None) -> Program:
     s, conv = problem.shape, conv_struct(problem.shape)
     made, reduced = _channels(problem)
-    tiling = data_tiling(problem, made, reduced)
+    tiling = data_tiling(problem, made, reduced, variant)
     defines = _defines(problem, tiling)
     channel_tiles = blocks(made, tiling.channel_tile)
     padded = channel_tiles * tiling.channel_tile
@@ -141,8 +150,8 @@ def _tap_tiles(problem: Problem, tiling: Tiling) -> int:
     return blocks(s.cg, tiling.channels) * blocks(s.r, tiling.window[0]) * blocks(s.s, tiling.window[1])
 
 
-def _tiled_weights(problem: Problem, gpu: Gpu) -> Program:
-    s, tiling = problem.shape, weights_tiling(problem)
+def _tiled_weights(problem: Problem, gpu: Gpu, variant: tuple[int, int] | None = None) -> Program:
+    s, tiling = problem.shape, weights_tiling(problem, variant)
     elements = math.prod(problem.out_shape)
     each = s.groups * blocks(s.kg, tiling.channel_tile) * _tap_tiles(problem, tiling)
     tiles = s.n * tiling.rows.phases * tiling.columns.phases * math.prod(tiling.tiles)

@@ -5,7 +5,7 @@ Vasilache et al. 2014, "Fast Convolutional Nets With fbfft" (arXiv 1412.7580), s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log2
 
@@ -53,6 +53,16 @@ class FftTileCuda(CudaImplementation):
     def program(self, problem: Problem, gpu: Gpu) -> Program:
         """Chunks of images: tiles to matrices, product, matrices to tiles; the filters' spectra are made once."""
         return best_tiles(problem).program()
+
+    def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
+        """The other tiles, where the filter fits them; fewer images at a time, whose matrices stay in the L2."""
+        best = best_tiles(problem)
+        others = [tiles for tiles in (Tiles(problem, size) for size in SIZES) if tiles.fits and tiles.size != best.size]
+        programs = {f"{tiles.size}x{tiles.size}": tiles.program() for tiles in others}
+        few = replace(best, most_bytes=gpu.l2_bytes // 2)
+        if few.chunk < best.chunk:
+            programs["chunks in the L2"] = few.program()
+        return programs
 
     def error_footprint(self, problem: Problem) -> tuple[int, int]:
         """The valid part of a tile; backward weights sums over all tiles."""
@@ -106,10 +116,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The program with tiles of one size."""
+    """The program with tiles of one size. most_bytes: of the matrices of a chunk of images, if given."""
 
     problem: Problem
     size: int
+    most_bytes: int | None = None
 
     @cached_property
     def _axes(self) -> tuple[Axis, Axis]:
@@ -174,7 +185,7 @@ class Tiles:
         """Images that are multiplied together, evenly."""
         s = self.problem.shape
         image = 8 * self.frequencies * self.each * ((2 * s.c if self.of_weights else s.c) + s.k)
-        return blocks(s.n, blocks(s.n, max(1, CHUNK_BYTES // image)))
+        return blocks(s.n, blocks(s.n, max(1, (self.most_bytes or CHUNK_BYTES) // image)))
 
     def program(self) -> Program:
         """Steps and buffers."""

@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from convbench.algorithms._cuda import CudaImplementation, blocks
-from convbench.algorithms._winograd_cuda import Geometry, flops, forward_program, fused_program, weights_program
+from convbench.algorithms._winograd_cuda import (
+    Geometry,
+    flops,
+    forward_program,
+    fused_depths,
+    fused_program,
+    weights_program,
+)
+from convbench.algorithms._winograd_cuda_sweep import other_fused_programs, other_programs
 from convbench.algorithms._winograd_limits import footprint, refusal
 from convbench.cuda.gpu import Gpu
 from convbench.cuda.program import Program
@@ -47,6 +55,11 @@ class WinogradCuda(CudaImplementation):
             return weights_program(geometry, gpu, self.vendor_products)
         return forward_program(geometry, gpu, self.vendor_products)
 
+    def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
+        """Other numbers of chunks; without the vendor's products, other tiles of them and parts of sums."""
+        weights = problem.pass_ is Pass.BACKWARD_WEIGHTS
+        return other_programs(Geometry.of(problem, self.tile), gpu, self.vendor_products, weights)
+
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Per phase; a fused multiply-add counts as two operations, threads that have nothing to do do not count."""
         return flops(Geometry.of(problem, self.tile), problem.pass_ is Pass.BACKWARD_WEIGHTS)
@@ -71,7 +84,13 @@ class WinogradF2Cuda(WinogradCuda):
         """The filter's transform and one kernel; backward weights as the rows that are not fused."""
         if problem.pass_ is Pass.BACKWARD_WEIGHTS:
             return super().program(problem, gpu)
-        return fused_program(Geometry.of(problem, self.tile), gpu)
+        return fused_program(Geometry.of(problem, self.tile), fused_depths(gpu)[0])
+
+    def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
+        """Fused: the other number of channels at a time, and not fused; backward weights as the other rows."""
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            return super().alternatives(problem, gpu)
+        return other_fused_programs(Geometry.of(problem, self.tile), gpu)
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """As the base; fused, every block of 64 outputs transforms the input again."""

@@ -12,7 +12,7 @@
 // windows of taps. In backward data with K/C > 1 the patches of K/C planes follow one another.
 //
 // Launch: 128 threads, one output run each; blocks: planes x phases x tiles. Variants: RUN, TAPS 4, 4 for filters up to
-// 4 rows and 8, 8 above; STRIDE 1, 2 or, as a variable, 0; BACKWARD.
+// 4 rows and 8, 8 above (a sweep compares 8, 4 and 4, 4); STRIDE 1, 2 or, as a variable, 0; BACKWARD.
 // Bound: memory up to about 7x7: 8 bytes per output, and at 3x3 6 shared loads, 5 outputs per cycle of an H200's SM
 // where its share of the copy bandwidth, 4.3 TB/s, is 2.4: 80 % of that bandwidth is the goal. From 9x9 on the load
 // unit: 17 loads for 64 multiply-adds, 90 % of the fp32 peak at best.

@@ -20,7 +20,7 @@
 // (arXiv 1808.05567), section II. Launch: 256 threads, one dimension of blocks; shared memory as the host counts it
 // (direct_cuda.py chooses window and channels so that 48 KB suffice).
 // Variants: PASS, layout, CHANNELS (a thread's) and CHANNEL_WARPS: 8 x 8 for 64 channels of a group, 8 x 2 for 16,
-// 1 x 1 for one.
+// 1 x 1 for one; a sweep compares 16 x 8, 16 x 4 and 8 x 4 with them.
 // Bound: 8 x 8: six shared loads (8 cycles of the load unit) for 32 multiply-adds a lane (8 cycles of the SM): 50 to
 // 65 % of the fp32 peak where C/G and K/G are multiples of 64; bank conflicts halve that at stride 2.
 // Test: pytest tests/cuda_on_cpu -k direct_tiled

@@ -13,7 +13,8 @@
 // Conv: what is computed, as a forward convolution of stride 1. For backward data x is dy, and c and k, h and p, w and
 // q have changed places, pad is 2 - pad (it may be negative), and the filter is read turned by 180 degrees.
 // Backward weights: winograd_nonfused.cu, whose sums over all tiles leave nothing to fuse.
-// Limits: stride 1, dilation 1, 3 x 3 filter. DEPTH 8: 96 KiB of dynamic shared memory; DEPTH 4: 48 KiB (sm_75).
+// Limits: stride 1, dilation 1, 3 x 3 filter. DEPTH 8: 96 KiB of dynamic shared memory; DEPTH 4: 48 KiB (sm_75;
+// elsewhere a sweep compares the two).
 //
 // Launch: 256 threads; grid.x = groups * blocks of tiles * blocks of outputs, the last fastest: blocks at work together
 // read the same x, and U lies in the L2 (4 MiB for 256 x 256 channels).

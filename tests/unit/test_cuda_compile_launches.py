@@ -1,6 +1,7 @@
 """Programs of every CUDA row, nothing executed: buffers are not exceeded, each launch fits a listed, compiled kernel.
 
-Conformance shapes and the layers of six networks, batch 1 and 32, three passes, both layouts, for three GPUs.
+Conformance shapes and the layers of six networks, batch 1 and 32, three passes, both layouts, for three GPUs; the
+programs that rows choose, and those that they offer to a sweep.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ def _check(name: str, gpu_name: str) -> tuple[int, dict[str, str], Launched]:
     checker, count, found = ProgramChecker(gpu), 0, {}
     if row.runs_on(gpu):
         for problem in problems(row):
-            count += 1
-            for sentence in checker.findings(row.program(problem, gpu), problem):
-                found.setdefault(sentence, f"{problem.pass_} {problem.dtype} {problem.layout} {problem.shape}")
+            for choice, program in {"": row.program(problem, gpu), **row.alternatives(problem, gpu)}.items():
+                count += 1
+                for sentence in checker.findings(program, problem):
+                    where = f"{choice} {problem.pass_} {problem.dtype} {problem.layout} {problem.shape}"
+                    found.setdefault(sentence, where)
     return count, found, frozenset(checker.launched)
 
 
