@@ -23,10 +23,12 @@ from convbench.cuda.program import (
     Product,
     Program,
     Struct,
+    TensorMap,
     Transform,
     Zero,
     buffers_of,
 )
+from convbench.cuda.tensor_map import MAP_BYTES, refusal
 from convbench.errors import ConvbenchError
 from convbench.problem import ConvShape, Problem
 from convbench.shapes import load_shapes
@@ -136,6 +138,8 @@ class ProgramChecker:
                 touched.add(at.buffer)
                 if at.buffer not in sizes:
                     found.append(f"{what}: there is no buffer {at.buffer!r}")
+                elif isinstance(at, TensorMap) and (wrong := refusal(at, problem.item_bytes)):
+                    found.append(f"{what}: {wrong}")
                 elif not 0 <= at.offset <= at.offset + extent <= sizes[at.buffer]:
                     reach = f"elements {at.offset} to {at.offset + extent} of {at.buffer!r}"
                     found.append(f"{what}: {reach}, which has {sizes[at.buffer]}")
@@ -186,6 +190,8 @@ class ProgramChecker:
 def argument_bytes(argument: Argument) -> int:
     """Bytes that an argument takes in the kernel's parameters."""
     match argument:
+        case TensorMap():
+            return MAP_BYTES
         case At() | Long():
             return 8
         case Struct():
@@ -195,12 +201,17 @@ def argument_bytes(argument: Argument) -> int:
     return 4
 
 
+def _extent(at: At) -> int:
+    """Elements that a launch reaches: all that a tensor map names."""
+    return math.prod(at.sizes) if isinstance(at, TensorMap) else 1
+
+
 def _accesses(step: Launch | Product | Transform | Zero, sizes: Mapping[str, int]) -> Iterator[tuple[str, At, int]]:
     """(what, where it begins, elements that it reaches) of every buffer of a step; a launch reaches one at least."""
     match step:
         case Launch():
             places = ((i, a) for i, a in enumerate(step.arguments) if isinstance(a, At))
-            yield from ((f"{step.kernel}: argument {i}", at, 1) for i, at in places)
+            yield from ((f"{step.kernel}: argument {i}", at, _extent(at)) for i, at in places)
         case Product():
             a_rows, a_columns = (step.k, step.m) if step.transpose_a else (step.m, step.k)
             b_rows, b_columns = (step.n, step.k) if step.transpose_b else (step.k, step.n)

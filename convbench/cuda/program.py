@@ -37,6 +37,39 @@ class At:
     offset: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class TensorMap(At):
+    """An argument: a dense tensor in a buffer as Hopper's TMA copies it (include/tma.cuh), 128 bytes by value.
+
+    sizes: elements along each axis, innermost first. Copies bring rows of 128 bytes, zeros where there is no element.
+    Limits: tensor_map.py.
+    """
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiledMap(TensorMap):
+    """Copies are boxes of `box` elements along each axis."""
+
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Im2colMap(TensorMap):
+    """Copies are `channels` of `pixels` pixels of a bounding box, one after another; sizes: C, W, H, N.
+
+    lower, upper, steps, along W and H: where the box begins and ends, from the first and from the last pixel of the
+    image, and how far its pixels are apart. A copy adds the place of a tap to every pixel.
+    """
+
+    channels: int
+    pixels: int
+    lower: tuple[int, int]
+    upper: tuple[int, int]
+    steps: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Struct:
     """An argument: a C struct of 32-bit integers, by value."""
@@ -58,7 +91,7 @@ class Float:
     value: float
 
 
-#: What a kernel takes; a plain int is a 32-bit integer.
+#: What a kernel takes; a plain int is a 32-bit integer. A tensor map is an At, too.
 Argument = At | Struct | Long | Float | int
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from convbench.cuda.compile import compile_for
-from convbench.cuda.program import At, Float, Launch, Long, Product, Program, Step, Struct, Transform, Zero
+from convbench.cuda.program import At, Float, Launch, Long, Product, Program, Step, Struct, TensorMap, Transform, Zero
+from convbench.cuda.tensor_map import MAP_BYTES, encode
 from convbench.devices.arrays import address
 from convbench.registry import Run
 
@@ -165,8 +166,15 @@ class _Bound:
 
 
 def _argument(argument: Any, where: Mapping[str, Placed]) -> Any:
-    """As CuPy passes it: by value, of exactly the width that the kernel declares."""
+    """As CuPy passes it: by value, of exactly the width that the kernel declares.
+
+    CuPy hands the driver the address of an array of one element; the driver copies it to where the kernel's parameter
+    lies, aligned as the kernel declares it.
+    """
     match argument:
+        case TensorMap():
+            there = where[argument.buffer]
+            return np.frombuffer(encode(argument, there.at(argument.offset), there.dtype), f"V{MAP_BYTES}")
         case At():
             return np.uint64(where[argument.buffer].at(argument.offset))
         case Struct():

@@ -2,7 +2,8 @@
 // buffer is allocated with exactly its size. Reads from standard input, one word after another:
 //
 //   order O | limit BYTES | buffer FILE BYTES                                       (buffers are numbered from 0)
-//   launch LIBRARY KERNEL gx gy gz bx by bz SHARED COUNT, then COUNT of: at BUFFER OFFSET | bytes HEXADECIMAL
+//   launch LIBRARY KERNEL gx gy gz bx by bz SHARED COUNT, then COUNT of:
+//       at BUFFER OFFSET | bytes HEXADECIMAL | map BUFFER OFFSET HEXADECIMAL (which begins with the address)
 //
 // and writes the buffers back to their files at the end. Exit status 0, or 3 with the emulator's message.
 
@@ -64,15 +65,17 @@ static void run_launch() {
     std::vector<void*> arguments;
     for (std::vector<char>& value : values) {
         std::cin >> kind;
-        if (kind == "at") {
+        const char* address = nullptr;
+        if (kind != "bytes") {
             std::size_t number;
             long long offset;
             std::cin >> number >> offset;
-            const char* address = buffers.at(number).memory + offset;
+            address = buffers.at(number).memory + offset;
             value.assign(reinterpret_cast<const char*>(&address), reinterpret_cast<const char*>(&address + 1));
-        } else {
+        }
+        if (kind != "at") {
             std::cin >> hexadecimal;
-            for (std::size_t i = 0; i + 1 < hexadecimal.size(); i += 2)
+            for (std::size_t i = 2 * value.size(); i + 1 < hexadecimal.size(); i += 2)
                 value.push_back(char(std::stoi(hexadecimal.substr(i, 2), nullptr, 16)));
         }
         arguments.push_back(value.data());

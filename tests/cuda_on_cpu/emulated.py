@@ -25,10 +25,12 @@ from convbench.cuda.program import (
     Program,
     Step,
     Struct,
+    TensorMap,
     Transform,
     Zero,
 )
-from tests.cuda_on_cpu import build
+from convbench.cuda.tensor_map import MAP_BYTES
+from tests.cuda_on_cpu import build, maps
 
 ALIGN_BYTES = 256
 GUARD_BYTES = 4096
@@ -190,7 +192,9 @@ class EmulatedContext:
                 for argument in step.arguments:
                     if isinstance(argument, At):
                         offset = argument.offset * _item_bytes(_array(argument, buffers))
-                        lines.append(f"at {names.index(argument.buffer)} {offset}")
+                        place = f"{names.index(argument.buffer)} {offset}"
+                        is_map = isinstance(argument, TensorMap)
+                        lines.append(f"map {place} {_packed(argument, buffers).hex()}" if is_map else f"at {place}")
                     else:
                         lines.append(f"bytes {_packed(argument, buffers).hex()}")
             self._drive("\n".join(lines) + "\n", ", ".join(dict.fromkeys(step.kernel for step in steps)))
@@ -249,6 +253,11 @@ def _array(place: At, buffers: Mapping[str, np.ndarray]) -> np.ndarray:
 def _packed(argument: At | Struct | Long | Float | int, buffers: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of an argument."""
     match argument:
+        case TensorMap():
+            wrong = maps.wrong(argument, _array(argument, buffers))
+            if wrong:
+                raise EmulationError(f"a tensor map of {argument.buffer}: {wrong}")
+            return maps.packed(argument, _array(argument, buffers))
         case At():
             array = _array(argument, buffers)
             return struct.pack("<Q", array.ctypes.data + argument.offset * _item_bytes(array))
@@ -266,6 +275,8 @@ def _check_signature(step: Launch, signature: str) -> None:
     letters = ""
     for argument in step.arguments:
         match argument:
+            case TensorMap():
+                letters += f"s{MAP_BYTES}"
             case At():
                 letters += "p"
             case Struct():

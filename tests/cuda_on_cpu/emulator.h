@@ -61,6 +61,8 @@ extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
+#include "background.h"
+
 extern "C" {
 [[noreturn]] void emulator_fail(const char* message, const char* file, int line);
 void* emulator_dynamic_shared();

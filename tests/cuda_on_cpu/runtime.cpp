@@ -12,6 +12,7 @@
 #include <numeric>
 #include <sys/time.h>
 
+#include "bulk.h"
 #include "schedule.h"
 #include "state.h"
 #include "warps.h"
@@ -87,6 +88,8 @@ void start_block() {
         Thread& thread = threads[t];
         thread.state = State::FRESH;
         thread.copies_begin = thread.copies_end = thread.groups_begin = thread.groups_end = thread.open = 0;
+        thread.works_begin = thread.works_end = thread.work_groups_begin = thread.work_groups_end = 0;
+        thread.works_open = 0;
     }
     ready_warps = 0;
     for (int w = 0; w * LANES < total; w++) {
@@ -96,6 +99,7 @@ void start_block() {
         ready_warps |= 1u << w;
     }
     barrier.arrived = 0;
+    bulk_count = 0;
     finished = 0;
     warp_in_turn = choose(ready_warps);
 }
@@ -121,6 +125,7 @@ void run_block() {
     threads[first].fiber = take_fiber();
     enter(first);
     switch_to(machine, *threads[first].fiber);
+    if (!failed) check_bulks();
     if (!failed) check_guards();
     if (STACK_EACH) free_all_fibers();
 }
@@ -187,7 +192,9 @@ void set_up() {
 extern "C" {
 
 void emulator_fail(const char* what, const char* file, int line) {
-    give_up(*threads[current].fiber, text("%s at %s:%d", what, base_name(file), line) + where());
+    static Fiber none;  // a thread that is done has no fiber any more
+    Fiber& from = threads[current].fiber ? *threads[current].fiber : none;
+    give_up(from, text("%s at %s:%d", what, base_name(file), line) + where());
 }
 
 void* emulator_dynamic_shared() { return dynamic_shared; }

@@ -11,6 +11,7 @@
 namespace {
 
 void fiber_main();
+bool land_one();
 
 // ---- switching
 
@@ -134,7 +135,9 @@ std::string list_of(const std::vector<int>& numbers) {  // 0-31, 40
         at_barrier |= thread.state == State::AT_BARRIER, in_warp |= thread.state == State::IN_WARP;
         const Warp& warp = warps[t / LANES];
         tiles |= thread.state == State::IN_WARP && int(warp.op[t % LANES]) >= int(Op::LDMATRIX);
-        std::string what = thread.state == State::AT_BARRIER ? "__syncthreads" : OP_NAMES[int(warp.op[t % LANES])];
+        std::string what = thread.state == State::AT_BARRIER    ? "__syncthreads"
+                           : thread.state == State::AT_MBARRIER ? "a phase of an mbarrier"
+                                                                : OP_NAMES[int(warp.op[t % LANES])];
         if (thread.state == State::IN_WARP) what += text(" with mask %08x", warp.mask[t % LANES]);
         what += text(" at %s:%d", base_name(thread.place.file), thread.place.line);
         std::size_t g = 0;
@@ -157,7 +160,9 @@ void enter(int thread) {
 }
 
 void run_next(Fiber& from) {  // another thread than the current one, whose fiber stays where it is or is free
-    const int next = pick();
+    if (launch->order > 1 && bulk_count && !(next_random() & 15)) land_one();
+    int next = pick();
+    while (next < 0 && finished < total && land_one()) next = pick();
     if (next < 0) {
         if (finished < total) fail_stuck(from);
         switch_to(from, machine);

@@ -20,17 +20,23 @@ struct Place {
     }
 };
 
-enum class State : std::uint8_t { FRESH, READY, AT_BARRIER, IN_WARP, DONE };
+enum class State : std::uint8_t { FRESH, READY, AT_BARRIER, IN_WARP, AT_MBARRIER, DONE };
 enum class Op : std::uint8_t { SYNC, SHUFFLE, VOTE, LDMATRIX, MMA };
 const char* const OP_NAMES[] = {"__syncwarp", "a shuffle", "a vote", "ldmatrix", "mma"};
 
-constexpr unsigned MOST_COPIES = 512;
+constexpr unsigned MOST_COPIES = 512, MOST_WORKS = 64;
 
 struct Copy {
     void* to;
     const void* from;
     unsigned bytes;
     bool valid;
+};
+
+struct Work {  // of wgmma, which runs in the background
+    void (*run)(void* d, const void* a, const void* b);
+    void* d;
+    const void *a, *b;
 };
 
 struct Thread {
@@ -44,6 +50,10 @@ struct Thread {
     unsigned groups[MOST_COPIES];
     unsigned copies_begin, copies_end, groups_begin, groups_end;
     unsigned open;                       // copies after the last commit
+    Work works[MOST_WORKS];              // likewise
+    unsigned work_groups[MOST_WORKS];
+    unsigned works_begin, works_end, work_groups_begin, work_groups_end, works_open;
+    const void* mbarrier;                // that it waits at
 };
 
 constexpr int LANES = 32, MOST_THREADS = 1024, MOST_WARPS = MOST_THREADS / LANES;
@@ -78,6 +88,7 @@ Warp warps[MOST_WARPS];
 Barrier barrier;
 unsigned ready_warps;
 int current, total, finished, warp_in_turn;
+unsigned bulk_count;  // bulk copies in flight
 const EmulatorKernel* kernel;
 const EmulatorLibrary* library;
 const EmulatorLaunch* launch;
