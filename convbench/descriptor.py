@@ -33,11 +33,13 @@ PROP_KINDS = {
     "backward_data": Pass.BACKWARD_DATA,
     "backward_weights": Pass.BACKWARD_WEIGHTS,
 }
-TYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "s8": "int8"}
+#: Types of source, weights and destination as benchdnn writes them: one stands for three that are equal.
+TYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "s8:s8:s32": "int8"}
 TAGS = {
     **dict.fromkeys(("abx", "abcd", "abc", "nchw", "ncw"), "nchw"),
     **dict.fromkeys(("axb", "acdb", "acb", "nhwc", "nwc"), "nhwc"),
 }
+ONE_TYPE = "source, weights and destination must have one type, or be s8, s8 and s32 (the exact sums of int8)"
 OPTIONS = ("dir", "dt", "stag", "dtag", "semantics")
 
 _PRINTED_DIRECTION = {
@@ -143,17 +145,20 @@ def _option(option: str, value: str, where: str) -> tuple[str, str]:
             )
         return "pass", _lookup(DIRECTIONS, value.upper(), f"--dir={value}", where)
     if option == "dt":
-        types = value.split(":")
-        if len(types) not in (1, 3) or len(set(types)) != 1:
-            raise ProblemError(
-                f"--dt={value} {where}: source, weights and destination must have one type, such as --dt=f32"
-            )
-        return "dtype", _lookup(TYPES, types[0], f"--dt={value}", where)
+        types = _types(value.split(":"))
+        if types == "s8" or (":" in types and types not in TYPES):
+            raise ProblemError(f"--dt={value} {where}: {ONE_TYPE}, such as --dt=f32")
+        return "dtype", _lookup(TYPES, types, f"--dt={value}", where)
     if option == "semantics":
         return "semantics", _lookup({str(s): str(s) for s in Semantics}, value, f"--semantics={value}", where)
     if value.lower() in ("any", "undef"):
         raise ProblemError(f"--{option}={value} {where} leaves the layout open: say abx (nchw) or axb (nhwc)")
     return "layout", _lookup(TAGS, value, f"--{option}={value}", where)
+
+
+def _types(each: list[str]) -> str:
+    """Types of source, weights and destination as TYPES has them: of three equal ones the first alone."""
+    return each[0] if len(each) == 3 and len(set(each)) == 1 else ":".join(each)
 
 
 def _lookup(table: dict[str, Any], value: str, what: str, where: str) -> str:
@@ -183,23 +188,20 @@ def _read_verbose(text: str) -> tuple[dict[str, Any], str]:
     fields: dict[str, Any] = {"pass": PROP_KINDS[kinds[0]]}
     direction = _PRINTED_DIRECTION[fields["pass"]]
     tag = _PRINTED_TAG[TAGS.get(source[2], "nhwc")]
-    instead = f"a problem without it: '--dir={direction} --dt={source[1]} --stag={tag} {body}'"
-    types = set(re.findall(r"\b(?:diff_)?(?:src|wei|dst)[_:]([a-z]+\d*)\b", text)) - {"undef"}
+    types = _types(re.findall(r"\b(?:diff_)?(?:src|wei|dst)[_:](?!undef)([a-z]+\d*)\b", text))
+    instead = f"a problem without it: '--dir={direction} --dt={types} --stag={tag} {body}'"
     if re.search(r"\b(?:diff_)?bia[_:](?!undef)", text):
         raise ProblemError(f"{line} adds a bias, which convbench does not compute; {instead}")
     if match := re.search(r"attr-post-ops:\S+|attr-scales:\S+|attr-zero-points:\S+", text):
         raise ProblemError(f"{line} has {match[0]!r}, which convbench does not compute; {instead}")
-    if len(types) > 1 or source[1] not in TYPES:
-        raise ProblemError(
-            f"{line} uses {', '.join(sorted(types))}: source, weights and destination must have one type "
-            f"out of {', '.join(TYPES)}"
-        )
+    if types not in TYPES:
+        raise ProblemError(f"{line} uses {types}: {ONE_TYPE}, out of {', '.join(TYPES)}")
     if source[2] not in TAGS:
         raise ProblemError(
             f"{line} keeps src in oneDNN's own format {source[2]!r}: convbench's layouts are abx (nchw) and "
             f"axb (nhwc); {instead}"
         )
-    return {**fields, "dtype": TYPES[source[1]], "layout": TAGS[source[2]]}, body
+    return {**fields, "dtype": TYPES[types], "layout": TAGS[source[2]]}, body
 
 
 # ---- the shape

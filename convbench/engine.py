@@ -77,6 +77,7 @@ def conv2d(
 
     stride, dilation: int or (height, width). padding: int, (height, width) or ((top, bottom), (left, right)).
     out: an array for the result, C-contiguous, of y's shape and dtype, sharing no memory with x or w.
+    y has the dtype of x and w; of int8 the exact sums, in int32.
     Raises ProblemError (naming the argument), Unsupported, Unavailable, UnknownAlgorithm.
     """
     x, w = _operand("x", x), _operand("w", w, like=("x", x))
@@ -422,7 +423,7 @@ def _same_shape(name: str, array: np.ndarray, want: tuple[int, ...], why: str) -
 def _result(problem: Problem, out: Any, operands: list[tuple[str, Any]]) -> Any:
     """`out` once it is known to be fit for the result, or a new array."""
     device = _device_of(operands[0][1])
-    dtype = operands[0][1].dtype
+    dtype = np.dtype(problem.out_dtype) if problem.is_integer else operands[0][1].dtype
     dtype = dtype.newbyteorder("=") if device is _cpu else dtype
     if out is None:
         return _empty(device, problem.out_shape, dtype)
@@ -431,7 +432,8 @@ def _result(problem: Problem, out: Any, operands: list[tuple[str, Any]]) -> Any:
         raise ProblemError(f"out must be a {library} array, not {type(out).__name__}")
     _same_shape("out", out, problem.out_shape, "the result's")
     if out.dtype != dtype:
-        raise ProblemError(f"out: dtype must be {dtype}, as that of the operands, not {out.dtype}")
+        why = f"as that of sums of {problem.dtype}" if problem.is_integer else "as that of the operands"
+        raise ProblemError(f"out: dtype must be {dtype}, {why}, not {out.dtype}")
     if not out.flags.c_contiguous:
         raise ProblemError("out must be C-contiguous: allocate it with numpy.empty(shape, dtype)")
     if device is _cpu and not out.flags.writeable:

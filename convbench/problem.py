@@ -20,6 +20,11 @@ Padding = tuple[int, int, int, int]  # top, bottom, left, right
 
 LAYOUTS = ("nchw", "nhwc")
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+#: Type of the results where it is not the operands': int8 is summed exactly, in int32.
+OUT_DTYPES = {"int8": "int32"}
+OUT_BYTES = ITEM_BYTES | {"int8": 4}
+#: From so many products on, a sum of (-128) * (-128) leaves int32.
+INT8_PRODUCTS = 2**31 // (128 * 128)
 
 
 class Pass(StrEnum):
@@ -221,7 +226,8 @@ class Problem:
     """A convolution to compute: geometry, pass, element type, memory layout and semantics.
 
     Operands a, b and result out: fwd x, w -> y; bwd_data dy, w -> dx; bwd_weights x, dy -> dw. A gradient has
-    the shape and layout of what it is the gradient of.
+    the shape and layout of what it is the gradient of. dtype is that of the operands, and of the result but for int8,
+    whose results are the exact sums in int32.
     """
 
     shape: ConvShape
@@ -263,12 +269,40 @@ class Problem:
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of one element."""
+        """Bytes of one element of an operand."""
         return ITEM_BYTES[self.dtype]
 
     @property
+    def out_dtype(self) -> str:
+        """Type of the result: int32 for int8, otherwise dtype."""
+        return OUT_DTYPES.get(self.dtype, self.dtype)
+
+    @property
+    def out_item_bytes(self) -> int:
+        """Bytes of one element of the result."""
+        return OUT_BYTES[self.dtype]
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether every result is a whole number, and right only to the last bit."""
+        return self.dtype == "int8"
+
+    @property
+    def native_arithmetic(self) -> str:
+        """What a row multiplies in that multiplies in the operands' type: "int8-acc32" for int8, otherwise dtype."""
+        return "int8-acc32" if self.is_integer else self.dtype
+
+    @property
+    def overflow(self) -> str | None:
+        """A sentence where a sum may leave the type of the results, or None; no row computes such a problem."""
+        n = self.accumulation_length
+        if not self.is_integer or n < INT8_PRODUCTS:
+            return None
+        return f"a sum of {n} products of int8 may leave int32: it must have fewer than {INT8_PRODUCTS}"
+
+    @property
     def direct_flops(self) -> int:
-        """2 N K P Q (C/G) R S: padding taps included, the same for all three passes."""
+        """2 N K P Q (C/G) R S: padding taps included, the same for all three passes. Of int8, integer operations."""
         return 2 * self.shape.macs
 
     @property
@@ -279,8 +313,13 @@ class Problem:
     @property
     def operand_bytes(self) -> int:
         """Bytes of both operands and the result."""
-        sizes = (_product(s) for s in (self.a_shape, self.b_shape, self.out_shape))
-        return sum(sizes) * self.item_bytes
+        operands = (_product(self.a_shape) + _product(self.b_shape)) * self.item_bytes
+        return operands + _product(self.out_shape) * self.out_item_bytes
+
+    @property
+    def elements(self) -> int:
+        """Elements of both operands and the result."""
+        return sum(_product(s) for s in (self.a_shape, self.b_shape, self.out_shape))
 
     @property
     def min_bytes(self) -> int:

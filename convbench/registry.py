@@ -48,7 +48,8 @@ class Implementation:
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float64")
     layouts: ClassVar[tuple[str, ...]] = LAYOUTS
     semantics: ClassVar[Semantics] = Semantics.LINEAR
-    #: What the machine multiplies in; "native" means the problem's own dtype. Error bounds use its eps.
+    #: What the machine multiplies in; "native" means the problem's own dtype (int8 summed in int32: "int8-acc32").
+    #: Error bounds use its eps.
     arithmetic: ClassVar[str] = "native"
     #: Modules that must be importable, and the extra of convbench that brings them.
     requires: ClassVar[tuple[str, ...]] = ()
@@ -122,6 +123,8 @@ class Implementation:
                 return f"{self.name}: {what} must be {' or '.join(have)}, not {value}"
         if weights == "packed" and problem.pass_ is Pass.BACKWARD_WEIGHTS:
             return f"{self.name}: backward weights has no weights to pack"
+        if problem.overflow:
+            return f"{self.name}: {problem.overflow}"
         return self.limits(problem)
 
     def unavailable(self) -> str | None:

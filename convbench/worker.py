@@ -415,7 +415,7 @@ class Worker:
             "workspace_bytes": plan.workspace_bytes + verdict.peak_bytes,
             "workspace_estimate_bytes": estimate,
             "executed_flops": chosen.executed_flops(target),
-            "arithmetic": target.dtype if chosen.arithmetic == "native" else chosen.arithmetic,
+            "arithmetic": target.native_arithmetic if chosen.arithmetic == "native" else chosen.arithmetic,
             "launches": getattr(plan.context, "launches", None),
             "vendor_impl": plan.notes.get("vendor_impl"),
             "notes": plan.notes,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from convbench.devices.arrays import as_real, narrowed
+from convbench.devices.arrays import as_real, narrowed, storage
 from convbench.problem import ConvShape, Pass, Problem
 from convbench.verify.inputs import to_logical
 from convbench.verify.oracle import convolve
@@ -30,7 +30,7 @@ NOTES = (
 numerical_note = enum.Enum("numerical_note", NOTES)
 data_type = enum.Enum("data_type", ("FLOAT", "HALF", "BFLOAT16", "INT8", "INT32"))
 heur_mode = enum.Enum("heur_mode", ("A", "B", "FALLBACK"))
-DTYPES = {"FLOAT": "float32", "HALF": "float16", "BFLOAT16": "bfloat16", "INT8": "int8"}
+DTYPES = {"FLOAT": "float32", "HALF": "float16", "BFLOAT16": "bfloat16", "INT8": "int8", "INT32": "int32"}
 ENGINE_COUNT = 80
 
 
@@ -230,19 +230,20 @@ class Graph:
             raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
         assert bool(workspace) or not config.engine.workspace
         fake = sys.modules["cupy"].fake  # type: ignore[attr-defined]
+        assert self.result is not None
         stream = next(s for s in fake.time.streams if s.ptr == self.cudnn.streams[handle])
         problem, size = self.problem(), config.engine.workspace
-        item = np.uint16 if problem.dtype == "bfloat16" else problem.dtype
+        types = [storage(tensor) for tensor in (problem.dtype, problem.dtype, DTYPES[self.result.kind.name])]
 
         def effect() -> None:
             shapes = (problem.a_shape, problem.b_shape, problem.out_shape)
-            arrays = [fake_cuda.memory(pack[uid], int(np.prod(shape)), item).reshape(shape)
-                      for uid, shape in zip((1, 2, 3), shapes, strict=True)]  # fmt: skip
+            arrays = [fake_cuda.memory(pack[uid], int(np.prod(shape)), kind).reshape(shape)
+                      for uid, shape, kind in zip((1, 2, 3), shapes, types, strict=True)]  # fmt: skip
             if size:
                 fake_cuda.memory(workspace, size, np.uint8).fill(7)
             operands = (as_real(to_logical(array, problem.layout)).astype(np.float32) for array in arrays[:2])
             result = convolve(problem.shape, problem.pass_, *operands)
-            to_logical(arrays[2], problem.layout)[...] = narrowed(result, problem.dtype)
+            to_logical(arrays[2], problem.layout)[...] = narrowed(result, problem.out_dtype)
 
         self.cudnn.ran.append(config.name)
         fake.time.enqueue(stream, config.name, config.ns, effect)

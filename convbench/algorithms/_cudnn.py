@@ -81,7 +81,7 @@ def refusals(cudnn: Any) -> tuple[type[Exception], ...]:
 def graph_of(cudnn: Any, problem: Problem, **target: Any) -> Any:
     """The operation graph of one convolution. target: handle=..., or device_property=... where there is no GPU.
 
-    Raises what `refusals` lists. An int8 forward convolution has an int32 result here: cuDNN sums in it.
+    Raises what `refusals` lists. Of an int8 problem x and w are declared INT8, sums and result INT32.
     """
     kind, sums = (getattr(cudnn.data_type, name) for name in TYPES[problem.dtype])
     graph = cudnn.pygraph(io_data_type=kind, intermediate_data_type=sums, compute_data_type=sums, **target)
@@ -106,7 +106,7 @@ def graph_of(cudnn: Any, problem: Problem, **target: Any) -> Any:
         result = graph.conv_dgrad(loss=first, filter=second, **geometry)
     else:
         result = graph.conv_wgrad(image=first, loss=second, **geometry)
-    result.set_output(True).set_data_type(sums if problem.dtype == "int8" else kind).set_uid(UIDS["out"])
+    result.set_output(True).set_data_type(sums if problem.is_integer else kind).set_uid(UIDS["out"])
     result.set_dim([*dims[out]]).set_stride(strides(dims[out], problem.layout))
     graph.validate()
     graph.build_operation_graph()

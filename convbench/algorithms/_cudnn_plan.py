@@ -187,11 +187,16 @@ class _Race:
             self.failed += 1
 
     def _operands(self) -> tuple[Any, Any, Any]:
-        """Normal numbers: what a GPU's clock does depends on how many bits flip."""
+        """Normal numbers, or all of int8: what a GPU's clock does depends on how many bits flip."""
         xp, p = self._context.xp, self._problem
         generator = xp.random.Generator(xp.random.Philox4x3210(0))
-        a, b = (narrowed(generator.standard_normal(s, dtype=np.float32), p.dtype) for s in (p.a_shape, p.b_shape))
-        return a, b, xp.empty(p.out_shape, storage(p.dtype))
+
+        def numbers(shape: tuple[int, ...]) -> Any:
+            if p.is_integer:
+                return narrowed(generator.integers(-128, 127, shape, np.int32, endpoint=True), p.dtype)
+            return narrowed(generator.standard_normal(shape, dtype=np.float32), p.dtype)
+
+        return numbers(p.a_shape), numbers(p.b_shape), xp.empty(p.out_shape, storage(p.out_dtype))
 
     def _time(self, plan: Offer, operands: Sequence[Any], scratch: Any) -> float:
         """Milliseconds of one run."""

@@ -1,7 +1,8 @@
 """The seven loops as Numba kernels; imported by direct_naive_numba when it prepares, because Numba loads slowly.
 
 All take channels-first views (N, C, H, W), (K, C/G, R, S), (N, K, P, Q) with any strides, and geometry
-(stride h, w, top and left padding, dilation h, w, groups). Sums are kept in the arrays' own type.
+(stride h, w, top and left padding, dilation h, w, groups). Sums are kept in the result's type, those of whole numbers
+in Numba's own, int64, on their way there.
 """
 
 from __future__ import annotations
@@ -95,15 +96,14 @@ def backward_weights(x: Any, dy: Any, dw_out: Any, geometry: Any) -> None:
 
 
 @functools.cache
-def compiled(kernel: Callable[..., None], dtype: str) -> Any:
+def compiled(kernel: Callable[..., None], dtype: str, out_dtype: str) -> Any:
     """The kernel as a parallel Numba function, compiled here; its machine code is kept on disk.
 
     One signature takes every array: any strides, operands read-only. Where neither the package nor the user's
     cache folder can be written, a temporary folder serves this process.
     """
-    element = numba.from_dtype(np.dtype(dtype))
-    operand = numba.types.Array(element, 4, "A", readonly=True)
-    result = numba.types.Array(element, 4, "A")
+    operand = numba.types.Array(numba.from_dtype(np.dtype(dtype)), 4, "A", readonly=True)
+    result = numba.types.Array(numba.from_dtype(np.dtype(out_dtype)), 4, "A")
     signature = numba.void(operand, operand, result, numba.types.UniTuple(numba.int64, 7))
     decorate = numba.njit([signature], parallel=True, cache=True)
     try:

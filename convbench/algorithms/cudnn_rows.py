@@ -3,7 +3,7 @@
 Library: NVIDIA cuDNN 9 through nvidia-cudnn-frontend 1.22, https://docs.nvidia.com/deeplearning/cudnn. `_cudnn.py`
 makes graphs and filters plans, `_cudnn_plan.py` times and runs them. What it offers for an H200, layer by layer, stands
 in tests/data/cudnn_h200.csv and .json, made by benchmarks/cudnn_enumerate.py without a GPU: on compute capability 9.0
-no engine has the note WINOGRAD or FFT. int8 has no row: its results are sums in int32, and a problem here has one type.
+no engine has the note WINOGRAD or FFT, and none that gives sums of int8 in int32 has the note TENSOR_CORE.
 
 One engine by itself is a row on demand: CONVBENCH_CUDNN_ENGINES="cudnn_fp32:2,70 cudnn_tf32:67" registers
 cudnn_fp32_engine2, cudnn_fp32_engine70 and cudnn_tf32_engine67, each the fastest plan of that engine.
@@ -145,6 +145,20 @@ class CudnnBf16(CudnnImplementation):
     least = (8, 0)
 
 
+@register
+class CudnnInt8(CudnnImplementation):
+    """int8 operands and their exact sums in int32, the forward pass: cuDNN offers no gradients of int8.
+
+    For an H200 it offers engine 0 in both layouts and engine 28 in nhwc, and neither has the note TENSOR_CORE.
+    """
+
+    name = "cudnn_int8"
+    passes = (Pass.FORWARD,)
+    dtypes = ("int8",)
+    arithmetic = "int8-acc32"
+    numeric = _cudnn.INT8
+
+
 class CudnnTransform(CudnnImplementation):
     """Rows of engines that transform: errors spread over the result. Their tiles are cuDNN's affair."""
 
@@ -180,7 +194,7 @@ class CudnnFp32Fft(CudnnTransform):
     reference = "NVIDIA cuDNN 9, engines with the note FFT (Mathieu, Henaff, LeCun 2013, arXiv 1312.5851)"
 
 
-CLASSES = (CudnnFp32, CudnnTf32, CudnnFp16, CudnnBf16, CudnnFp32Winograd, CudnnFp32Fft)
+CLASSES = (CudnnFp32, CudnnTf32, CudnnFp16, CudnnBf16, CudnnInt8, CudnnFp32Winograd, CudnnFp32Fft)
 
 
 def engine_rows(text: str) -> list[type[CudnnImplementation]]:

@@ -294,7 +294,8 @@ Region = tuple[str, int]
 def _sizes(program: Program, problem: Problem) -> dict[str, tuple[int, int]]:
     """(elements, bytes of one) of every buffer."""
     operands = {"a": problem.a_shape, "b": problem.b_shape, "out": problem.out_shape}
-    sizes = {name: (math.prod(shape), problem.item_bytes) for name, shape in operands.items()}
+    each = {"a": problem.item_bytes, "b": problem.item_bytes, "out": problem.out_item_bytes}
+    sizes = {name: (math.prod(shape), each[name]) for name, shape in operands.items()}
     return sizes | {name: (math.prod(b.shape), ITEM_BYTES[b.dtype]) for name, b in program.workspace.items()}
 
 

@@ -55,5 +55,16 @@ def poison(array: Any) -> None:
     if array.dtype.kind in "fc":
         array.fill(np.nan)
     else:
-        limits = np.iinfo(array.dtype)
-        array.fill(limits.min if limits.min else limits.max)
+        array.fill(_farthest(array.dtype))
+
+
+def poisoned(array: Any) -> Any:
+    """Where an array holds what poison() fills in; in floats and bfloat16, any NaN."""
+    if array.dtype.kind in "fc" or array.dtype == np.uint16:
+        return namespace(array).isnan(as_real(array))
+    return array == _farthest(array.dtype)
+
+
+def _farthest(dtype: np.dtype[Any]) -> int:
+    limits = np.iinfo(dtype)
+    return int(limits.min or limits.max)

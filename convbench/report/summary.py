@@ -153,7 +153,7 @@ def interval_dict(name: str, interval: Interval | None, ci_name: str | None = No
 
 
 def _arithmetic(record: Record) -> str:
-    return record.case.problem.dtype if record.arithmetic in ("", "native") else record.arithmetic
+    return record.case.problem.native_arithmetic if record.arithmetic in ("", "native") else record.arithmetic
 
 
 def _multiplied_in(record: Record) -> str:

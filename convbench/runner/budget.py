@@ -21,8 +21,7 @@ GPU_CASE_S = 0.25
 def weight(problem: Problem, device: str = "cpu") -> float:
     """The part of a suite's time that a problem deserves, in arbitrary units."""
     each, fixed = (ELEMENT_FLOPS, FIXED_FLOPS) if device == "cpu" else (GPU_ELEMENT_FLOPS, GPU_FIXED_FLOPS)
-    elements = problem.operand_bytes / problem.item_bytes
-    return problem.direct_flops + each * elements + fixed
+    return problem.direct_flops + each * problem.elements + fixed
 
 
 class Budget:

@@ -127,15 +127,19 @@ class ProblemRun:
     def _too_big(self) -> str | None:
         """A sentence where operands, their copies and the oracle would not fit into memory."""
         problem = self.problem.problem
-        need = 8 * problem.operand_bytes
+        need = 8 * self._bytes()
         if self.session.device == "cuda":
-            need = 4 * problem.operand_bytes + 8 * GPU_FLOAT64_COPIES * math.prod(problem.out_shape)
+            need = 4 * self._bytes() + 8 * GPU_FLOAT64_COPIES * math.prod(problem.out_shape)
         if need <= self.session.memory_bytes:
             return None
         return (
             f"needs about {need / 2**30:.1f} GiB for operands and their verification; "
             f"{self.session.memory_bytes / 2**30:.1f} GiB may be used on this {self._where()}"
         )
+
+    def _bytes(self) -> int:
+        """Bytes of operands and result, counted as float32 at least: the oracle's copies are no smaller for int8."""
+        return max(self.problem.problem.operand_bytes, 4 * self.problem.problem.elements)
 
     def _where(self) -> str:
         return "machine" if self.session.device == "cpu" else "GPU"
@@ -159,7 +163,7 @@ class ProblemRun:
 
     def _verify(self, progress: Progress) -> None:
         name, limit = progress.case.implementation, self.plan.policy.workspace_limit_bytes
-        more_bytes = PROCESS_BYTES + 8 * self.problem.problem.operand_bytes + 2 * limit
+        more_bytes = PROCESS_BYTES + 8 * self._bytes() + 2 * limit
         try:
             event = self._ask(name, "verify", workspace_limit=limit, memory_bytes=more_bytes)
         except WorkerGone as gone:

@@ -28,7 +28,7 @@ from typing import Any
 
 from convbench.devices.cpu import CpuDevice
 from convbench.errors import Unavailable, Unsupported
-from convbench.problem import ConvShape, Pass, Problem
+from convbench.problem import ITEM_BYTES, ConvShape, Pass, Problem
 from convbench.registry import Implementation
 from convbench.verify import Verifier
 
@@ -68,7 +68,7 @@ SHAPES: dict[str, ConvShape] = {
 #: Shapes on which packed weights are checked too.
 PACKED_SHAPES = ("odd_channels", "asymmetric_padding", "filter_5x5", "filter_1xS", "pointwise", "stride_2x1",
                  "asymmetric_everything", "depthwise", "padding_beyond_filter")
-DTYPES = ("float32", "float64")
+DTYPES = tuple(ITEM_BYTES)
 #: Measured workspace may exceed the estimate by this factor and this many bytes.
 WORKSPACE_FACTOR, WORKSPACE_SLACK_BYTES = 1.25, 1 << 20
 

@@ -182,8 +182,10 @@ def judge(implementation: Implementation, case: FuzzCase, say: Callable[[str], N
             contexts.append(FencedContext(case.threads, place))
             return contexts[-1]
 
-        def operands(shapes: tuple[tuple[int, ...], ...], dtype: str, place: str = place) -> FencedOperands:
-            return FencedOperands(shapes, dtype, place)
+        def operands(
+            shapes: tuple[tuple[int, ...], ...], dtype: str, out_dtype: str, place: str = place
+        ) -> FencedOperands:
+            return FencedOperands(shapes, dtype, place, out_dtype)
 
         try:
             verifier = Verifier(problem, seed=case.seed, operands=operands)

@@ -62,8 +62,13 @@ class Fenced:
 class FencedOperands:
     """a, b and out of one problem between forbidden pages; `convbench.verify.buffers.Operands` with other memory."""
 
-    def __init__(self, shapes: tuple[tuple[int, ...], ...], dtype: Any, place: str = "flush") -> None:
-        self._fenced = [[Fenced(shape, dtype, place) for shape in shapes] for _ in range(2)]
+    def __init__(
+        self, shapes: tuple[tuple[int, ...], ...], dtype: Any, place: str = "flush", out_dtype: Any = None
+    ) -> None:
+        types = (dtype, dtype, out_dtype or dtype)
+        self._fenced = [
+            [Fenced(shape, kind, place) for shape, kind in zip(shapes, types, strict=True)] for _ in range(2)
+        ]
         self._shift = 0
         self.arrays: list[np.ndarray] = []
 

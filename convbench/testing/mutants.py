@@ -20,6 +20,7 @@ from convbench.registry import ALL_PASSES, Context, Implementation, Run
 from convbench.testing.tap_by_tap import TapByTap, logical
 
 _FORWARD, _DATA, _WEIGHTS = ALL_PASSES
+_FLOATS, _EVERY_TYPE = ("float32", "float64"), ("float32", "float64", "int8")
 #: Right for every mutant: one tap, two pixels, two channels.
 TINY = ConvShape.make(1, 2, 2, 2, 3, 1, 1)
 #: Wrong for every mutant but those that say otherwise: more than 16 channels, three images, nothing symmetric.
@@ -35,6 +36,8 @@ PADDING_ONLY = ConvShape.make(2, 3, 5, 5, 4, 3, 3, stride=4, padding=4)
 TAPS_OUTSIDE = ConvShape.make(2, 3, 1, 3, 4, 3, 3, padding=1)
 #: Many channels: small errors drown in a sum over them.
 DEEP = ConvShape.make(1, 64, 12, 12, 64, 3, 3, padding=1)
+#: Sums of int8 that float32 cannot hold.
+BEYOND_24_BITS = ConvShape.make(1, 512, 6, 6, 18, 3, 3, padding=1)
 #: More results than are sampled.
 WIDE = ConvShape.make(1, 4, 100, 90, 18, 3, 3, padding=1)
 
@@ -44,7 +47,10 @@ Break = Callable[[Problem, TapByTap, Context], Run]
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: its name, what is wrong, in which passes it makes sense, and a shape on which it is right."""
+    """One change: its name, what is wrong, in which passes and types it makes sense, and a shape on which it is right.
+
+    Of int8, operands are exact in 16 bits and have no NaN, so what rounds them there or writes one is no change.
+    """
 
     name: str
     change: str
@@ -52,11 +58,12 @@ class Mutant:
     passes: tuple[Pass, ...] = ALL_PASSES
     hides_on: ConvShape = TINY
     wrong_on: ConvShape | None = None  # where SMALL does not show it
+    dtypes: tuple[str, ...] = _EVERY_TYPE
 
     def implementation(self) -> Implementation:
         """A fresh, unregistered implementation with this change."""
-        members = {"name": f"mutant_{self.name}_numpy", "passes": self.passes, "make": staticmethod(self.make)}
-        return type("Mutated", (MutantBase,), members)()
+        members = {"name": f"mutant_{self.name}_numpy", "passes": self.passes, "dtypes": self.dtypes}
+        return type("Mutated", (MutantBase,), members | {"make": staticmethod(self.make)})()
 
     def small(self, pass_: Pass) -> ConvShape:
         """The small shape on which this mutant is wrong."""
@@ -79,7 +86,7 @@ class MutantBase(Implementation):
         s = problem.shape
         height = s.h + s.padding[0] + s.padding[1] + s.extent[0] + s.stride[0]
         width = s.w + s.padding[2] + s.padding[3] + s.extent[1] + s.stride[1]
-        return problem.item_bytes * s.n * (s.c * height * width + 2 * (s.c + s.k) * s.p * s.q)
+        return problem.out_item_bytes * s.n * (s.c * height * width + 2 * (s.c + s.k) * s.p * s.q)
 
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """run(a, b, out), or run(a, out) over a copy of the weights."""
@@ -179,10 +186,15 @@ def _swapped_r_s(problem: Problem, correct: TapByTap, context: Context) -> Run:
 
 
 def _half_precision(problem: Problem, correct: TapByTap, context: Context) -> Run:
+    def halved(array: np.ndarray) -> np.ndarray:
+        if problem.is_integer:
+            return array & np.int8(-16)  # the upper four bits
+        half = np.float32 if problem.dtype == "float64" else np.float16
+        return array.astype(half).astype(array.dtype)
+
     def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         if problem.accumulation_length > 8:
-            half = np.float32 if problem.dtype == "float64" else np.float16
-            a, b = (array.astype(half).astype(array.dtype) for array in (a, b))
+            a, b = halved(a), halved(b)
         correct(a, b, out)
 
     return run
@@ -214,7 +226,7 @@ def _leaks_a_bias(problem: Problem, correct: TapByTap, context: Context) -> Run:
     def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         correct(a, b, out)
         if _large(problem):
-            out += 0.5
+            out += 1 if problem.is_integer else 0.5
 
     return run
 
@@ -295,7 +307,7 @@ def _hidden_temporary(problem: Problem, correct: TapByTap, context: Context) -> 
 
 
 def _skips_padding_only(problem: Problem, correct: TapByTap, context: Context) -> Run:
-    reached = np.empty(problem.out_shape, problem.dtype)
+    reached = np.empty(problem.out_shape, problem.out_dtype)
     correct(np.ones(problem.a_shape, problem.dtype), np.ones(problem.b_shape, problem.dtype), reached)
 
     def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
@@ -327,6 +339,20 @@ def _saturates(problem: Problem, correct: TapByTap, context: Context) -> Run:
             np.clip(out, -2048, 2048, out=out)
 
     return run
+
+
+def _sums_in(dtype: type[np.generic]) -> Break:
+    """Results that went through a type that is too narrow for them."""
+
+    def make(problem: Problem, correct: TapByTap, context: Context) -> Run:
+        def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+            correct(a, b, out)
+            if _large(problem):
+                out[...] = out.astype(dtype)
+
+        return run
+
+    return make
 
 
 def _one_wrong_element(problem: Problem, correct: TapByTap, context: Context) -> Run:
@@ -362,7 +388,8 @@ class PackedMutant(Mutant):
 
     def implementation(self) -> Implementation:
         """A fresh, unregistered implementation with this change."""
-        return type("Mutated", (_SharedPacking,), {"name": f"mutant_{self.name}_numpy", "passes": self.passes})()
+        members = {"name": f"mutant_{self.name}_numpy", "passes": self.passes, "dtypes": self.dtypes}
+        return type("Mutated", (_SharedPacking,), members)()
 
 
 _ONE_TAP = ConvShape.make(3, 18, 9, 8, 20, 1, 1)
@@ -373,15 +400,15 @@ UNCHANGED = Mutant("unchanged", "nothing", _nothing)
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("flipped_filter", "convolves where it should correlate", _flipped_filter, hides_on=_ONE_TAP),
-    Mutant("nan_corner", "NaN in the last corner of the result", _nan_corner),
+    Mutant("nan_corner", "NaN in the last corner of the result", _nan_corner, dtypes=_FLOATS),
     Mutant("unwritten_row", "the last row of the result is never written", _unwritten_row),
     Mutant("accumulates_into_out", "adds to what the result held", _accumulates_into_out, hides_on=_EVEN),
     Mutant("eats_its_input", "overwrites its first operand when it is done", _eats_its_input),
     Mutant("swapped_r_s", "reads the filter's rows as columns", _swapped_r_s, hides_on=_ONE_TAP),
     Mutant("half_precision", "rounds both operands to half their width", _half_precision),
-    Mutant("short_mantissa", "rounds both operands to 16 bits", _short_mantissa, wrong_on=DEEP),
+    Mutant("short_mantissa", "rounds both operands to 16 bits", _short_mantissa, wrong_on=DEEP, dtypes=_FLOATS),
     Mutant("drops_channels", "leaves out channels from 16 on", _drops_channels, hides_on=_EVEN),
-    Mutant("leaks_a_bias", "adds 0.5 to every result", _leaks_a_bias),
+    Mutant("leaks_a_bias", "adds 0.5 (to integers 1) to every result", _leaks_a_bias),
     Mutant("swapped_strides", "takes the vertical stride for the horizontal one", _swapped_strides, hides_on=_EVEN),
     Mutant("wrong_padding_side", "pads at the bottom and right what belongs to the top and left",
            _wrong_padding_side, hides_on=_ONE_TAP),
@@ -397,6 +424,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("damages_cached_filter", "keeps a filter it has seen, and spoils it", _damages_cached_filter),
     Mutant("saturates", "clips results at 2,048", _saturates),
     Mutant("one_wrong_element", "one element of the whole result is off by one", _one_wrong_element),
+)
+
+#: Wrong in int8 only, where sums are exact.
+INTEGER_MUTANTS: tuple[Mutant, ...] = (
+    Mutant("sums_in_16_bits", "keeps sums in 16 bits", _sums_in(np.int16), dtypes=("int8",)),
+    Mutant("sums_in_float32", "keeps sums in float32", _sums_in(np.float32), passes=(_FORWARD,),
+           wrong_on=BEYOND_24_BITS, dtypes=("int8",)),
 )
 
 #: Wrong with packed weights only.

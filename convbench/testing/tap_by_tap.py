@@ -37,7 +37,8 @@ class TapByTap:
         self.top, _, self.left, _ = padding or s.padding
         height = max(self.top + s.h, (s.p - 1) * self.stride[0] + s.extent[0])
         width = max(self.left + s.w, (s.q - 1) * self.stride[1] + s.extent[1])
-        self.padded = context.empty((s.n, s.c, height, width), problem.dtype)
+        kept = problem.out_dtype if problem.pass_ is Pass.BACKWARD_DATA else problem.dtype  # of x, or sums of dx
+        self.padded = context.empty((s.n, s.c, height, width), kept)
         if clear:
             self.padded.fill(0)
 
@@ -57,7 +58,8 @@ class TapByTap:
         total = np.zeros((s.n, s.groups, s.kg, s.p * s.q), y.dtype)
         for r, t in np.ndindex(s.r, s.s):
             window = self._window(r, t).reshape(s.n, s.groups, s.cg, s.p * s.q)  # (N, G, C/G, PQ)
-            total += w[:, :, r, t].reshape(s.groups, s.kg, s.cg) @ window  # (N, G, K/G, PQ)
+            filters = w[:, :, r, t].reshape(s.groups, s.kg, s.cg)  # (G, K/G, C/G)
+            total += np.matmul(filters, window, dtype=y.dtype)  # (N, G, K/G, PQ)
         y[...] = total.reshape(y.shape)  # (N, K, P, Q)
 
     def _backward_data(self, dy: np.ndarray, w: np.ndarray, dx: np.ndarray) -> None:
@@ -65,7 +67,8 @@ class TapByTap:
         errors = dy.reshape(s.n, s.groups, s.kg, s.p * s.q)  # (N, G, K/G, PQ)
         for r, t in np.ndindex(s.r, s.s):
             filters = w[:, :, r, t].reshape(s.groups, s.kg, s.cg).transpose(0, 2, 1)  # (G, C/G, K/G)
-            self._window(r, t)[...] += (filters @ errors).reshape(s.n, s.c, s.p, s.q)  # (N, C, P, Q)
+            products = np.matmul(filters, errors, dtype=dx.dtype)  # (N, G, C/G, PQ)
+            self._window(r, t)[...] += products.reshape(s.n, s.c, s.p, s.q)  # (N, C, P, Q)
         dx[...] = self._inside()
         self.padded.fill(0)  # for the next call
 
@@ -75,7 +78,8 @@ class TapByTap:
         errors = dy.reshape(s.n, s.groups, s.kg, s.p * s.q)  # (N, G, K/G, PQ)
         for r, t in np.ndindex(s.r, s.s):
             window = self._window(r, t).reshape(s.n, s.groups, s.cg, s.p * s.q)  # (N, G, C/G, PQ)
-            dw[:, :, r, t] = (errors @ window.transpose(0, 1, 3, 2)).sum(0).reshape(s.k, s.cg)  # (K, C/G)
+            products = np.matmul(errors, window.transpose(0, 1, 3, 2), dtype=dw.dtype)  # (N, G, K/G, C/G)
+            dw[:, :, r, t] = products.sum(0).reshape(s.k, s.cg)  # (K, C/G)
 
     def _inside(self) -> np.ndarray:
         s = self.shape

@@ -1,6 +1,6 @@
 """Operands and results between guard bytes, so that a write past an array's ends is seen.
 
-The guards hold 0xFF, which is NaN as a float: what reads past an operand's end is seen in its result too.
+The guards hold 0xFF, which is NaN as a float (-1 in int8): what reads past an operand's end is seen in its result too.
 """
 
 from __future__ import annotations
@@ -52,11 +52,17 @@ class Guarded:
 
 
 class Operands:
-    """a, b and out of one problem between guards, in the memory that `xp` allocates."""
+    """a, b and out of one problem between guards, in the memory that `xp` allocates.
 
-    def __init__(self, shapes: tuple[tuple[int, ...], ...], dtype: Any, xp: Any = np) -> None:
+    out_dtype: that of the result where it is not `dtype`.
+    """
+
+    def __init__(
+        self, shapes: tuple[tuple[int, ...], ...], dtype: Any, xp: Any = np, out_dtype: Any = None
+    ) -> None:
         self._xp = xp
-        self._guarded = [Guarded(shape, dtype, xp) for shape in shapes]
+        types = (dtype, dtype, out_dtype or dtype)
+        self._guarded = [Guarded(shape, kind, xp) for shape, kind in zip(shapes, types, strict=True)]
         self.arrays: list[Any] = []
 
     def place(self, a: Any, b: Any, shift: int) -> tuple[Any, Any, Any]:
@@ -81,14 +87,14 @@ def same_bytes(left: Any, right: Any) -> bool:
     return bool((left.reshape(-1).view(bits) == right.reshape(-1).view(bits)).all())
 
 
-def timing_copies(a: Any, b: Any, out_shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
+def timing_copies(a: Any, b: Any, out_shape: tuple[int, ...], out_dtype: Any) -> tuple[Any, Any, Any]:
     """Aligned copies of the operands and a poisoned result."""
     xp = namespace(a)
     empty = aligned_empty if xp is np else xp.empty
     copies = [empty(array.shape, array.dtype) for array in (a, b)]
     for copy, array in zip(copies, (a, b), strict=True):
         xp.copyto(copy, array)
-    out = empty(out_shape, a.dtype)
+    out = empty(out_shape, storage(out_dtype))
     poison(out)
     return copies[0], copies[1], out
 

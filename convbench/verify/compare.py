@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convbench.devices.arrays import as_real, namespace
+from convbench.devices.arrays import as_real, namespace, poisoned
 from convbench.problem import Pass, Problem
 
 _AXES = {Pass.FORWARD: "nkpq", Pass.BACKWARD_DATA: "nchw", Pass.BACKWARD_WEIGHTS: "kcrs"}
@@ -45,18 +45,29 @@ def place_name(problem: Problem, position: tuple[int, ...]) -> str:
 
 
 def require_written(out: np.ndarray, problem: Problem) -> None:
-    """Every element of a logical result is a finite number; else CheckFailed("unwritten")."""
+    """Every element of a logical result is a finite number, or not poison; else CheckFailed("unwritten").
+
+    No sum in int32 is its poison: `Problem.overflow` keeps them above it.
+    """
+    if problem.is_integer:
+        _require_none("unwritten", poisoned(out), out, problem, "were not written")
+        return
     with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs
         total = float(as_real(out).sum(dtype=np.float64))
     if np.isfinite(total):
         return
-    bad = ~np.isfinite(as_real(out))
-    if not bad.any():  # the sum overflowed, no element did
+    bad = ~np.isfinite(as_real(out))  # none where the sum overflowed and no element did
+    _require_none("unwritten", bad, out, problem, "were not written or are not finite")
+
+
+def _require_none(check: str, bad: Any, out: np.ndarray, problem: Problem, what: str) -> None:
+    """No element of a logical result is bad; else CheckFailed(check) with how many, and the first."""
+    if not bad.any():
         return
     first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), out.shape))
     raise CheckFailed(
-        "unwritten",
-        f"{int(bad.sum())} of {out.size} elements were not written or are not finite, the first is "
+        check,
+        f"{int(bad.sum())} of {out.size} elements {what}, the first is "
         f"{place_name(problem, first)} = {as_real(out)[first]}",
     )
 

@@ -1,9 +1,13 @@
-"""Inputs that a result is judged on: integers whose sums are exact, and normal numbers.
+"""Inputs that a result is judged on: integers whose sums are exact, and normal numbers; of int8, all that it holds.
 
 Integers: for implementations that are exact on them, n * max|a| * max|b| stays below the largest integer that the
 dtype holds without gaps, so every order of summation gives the same sum (benchdnn checks its direct convolutions
 this way). At small n one operand reaches 4,097, which half precision, TF32 and bfloat16 cannot hold. For transform
 algorithms the range is so small that their own float bound stays below 1/4 and rounding recovers the integer.
+
+Problems in int8 have no other results than exact ones (`Problem.overflow` refuses those that might have), so both kinds
+of inputs are judged to the last bit: -128 mostly, and 127, whose sums reach 3/4 of the largest that is possible and
+show sums that saturate or are kept in 16 or 24 bits; and numbers uniform over all of int8, on which rows are timed too.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from convbench.verify.tolerance import eps_of
 COEFFICIENT = 8
 #: Least number of products, on average, in a result of sparse integers that is still worth comparing.
 LEAST_PRODUCTS = 32
+#: Share of -128 among the extremes of int8: products are (-128)^2 mostly.
+LEAST_SHARE = 15 / 16
 _EXACT_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 _ONE_OPERAND = {"float64": 2**24 + 1, "float32": 4097, "float16": 17, "bfloat16": 17}
 #: Arithmetic -> the largest integers that it takes as they are: of one operand, of the other. TF32 has 11 bits; of two
@@ -34,7 +40,8 @@ class Recipe:
     """What the two operands hold; equal recipes give equal arrays, in both layouts.
 
     kind "normal": standard normal. kind "integer": uniform in [-a_max, a_max] and [-b_max, b_max], and a share
-    1 - density of a is 0.
+    1 - density of a is 0. kind "whole": uniform over all of int8. kind "extremes": -128 and 127, LEAST_SHARE of the
+    former.
     """
 
     kind: str
@@ -59,8 +66,15 @@ def normal_recipe(seed: int) -> Recipe:
     return Recipe("normal", seed, seed)
 
 
+def usual_recipe(problem: Problem, seed: int) -> Recipe:
+    """What rows are timed with, and judged on beside chosen integers: normal operands; numbers from all of int8."""
+    return Recipe("whole", seed, seed) if problem.is_integer else normal_recipe(seed)
+
+
 def integer_recipe(implementation: Implementation, problem: Problem, seed: int) -> Recipe | None:
     """The widest integer range in which `implementation` must be right to the last bit; None: there is none."""
+    if problem.is_integer:
+        return Recipe("extremes", seed, seed)
     if implementation.exact_on_integers:
         headroom = getattr(implementation, "integer_headroom", 1)
         a_max, b_max, density = _exact_range(problem, headroom)
@@ -113,6 +127,10 @@ def _fill(
     shape: tuple[int, ...], dtype: str, recipe: Recipe, largest: int, seed: tuple[int, int], xp: Any
 ) -> Any:
     generator = _generator(seed, xp)
+    if recipe.kind == "whole":
+        return narrowed(generator.integers(-128, 127, shape, np.int32, endpoint=True), dtype)
+    if recipe.kind == "extremes":
+        return narrowed(xp.where(generator.random(shape) < LEAST_SHARE, -128, 127), dtype)
     if recipe.kind == "normal":
         kind = np.float64 if dtype == "float64" else np.float32
         return narrowed(generator.standard_normal(shape, dtype=kind), dtype)

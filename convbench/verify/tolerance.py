@@ -24,7 +24,7 @@ _MANTISSA_BITS = {"float64": 52, "float32": 23, "3xtf32": 21, "tf32": 10, "float
 
 
 def eps_of(arithmetic: str, dtype: str) -> float:
-    """Distance from 1 to the next number of the arithmetic; "native" is the dtype's.
+    """Distance from 1 to the next number of the arithmetic; "native" is the dtype's. int8 has none: it is exact.
 
     "x-acc32" multiplies in x and sums in float32: x's, but float32's where the operands are of type x already, because
     products of two half-precision numbers are exact in float32. ValueError: no eps is known.

@@ -13,7 +13,7 @@ CHECKS = {
     "inputs_unchanged": "a run that writes to its inputs",
     "guard": "a write past the ends of an operand or the result",
     "integer": "integer inputs whose result is not exactly the integer result",
-    "normal": "normal inputs whose result is beyond the float bound",
+    "normal": "normal inputs whose result is beyond the float bound; numbers from all of int8: not exact",
     "projection": "large problems: any element, through its sum over channels",
     "sample": "large problems: sampled elements, one by one",
     "other_inputs": "a plan that works for its first inputs only",

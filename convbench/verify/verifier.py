@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from convbench.devices.arrays import as_real, namespace, poison, widened
+from convbench.devices.arrays import as_real, poison, poisoned, widened
 from convbench.devices.base import Plan, make_plan
 from convbench.devices.cpu import CpuDevice
 from convbench.problem import Pass, Problem
@@ -20,7 +20,7 @@ from convbench.registry import Implementation
 from convbench.verify import compare
 from convbench.verify.buffers import Operands, same_bytes, timing_copies
 from convbench.verify.compare import CheckFailed
-from convbench.verify.inputs import Recipe, integer_recipe, normal_recipe, reduction_channels, to_logical
+from convbench.verify.inputs import Recipe, integer_recipe, reduction_channels, to_logical, usual_recipe
 from convbench.verify.oracle import convolve, sample
 from convbench.verify.reference import (
     CACHE,
@@ -47,7 +47,8 @@ class Verifier:
 
     cache_dir: where oracle results are kept for other processes. checks: names out of ALL_CHECKS (all but tests
     leave it alone). full_macs: multiply-adds up to which every element is compared with the oracle directly.
-    operands: where a, b and out lie, something like `buffers.Operands` (fuzzing puts them against forbidden pages).
+    operands: makes where a, b and out lie, of shapes, the operands' type and the result's: something like
+    `buffers.Operands` (fuzzing puts them against forbidden pages).
     device: whose memory that is, where inputs and oracle results are calculated and results are compared, and who
     waits for what run() has enqueued.
     """
@@ -60,7 +61,7 @@ class Verifier:
         cache_dir: Path | None = None,
         checks: frozenset[str] = ALL_CHECKS,
         full_macs: int = FULL_MACS,
-        operands: Callable[[tuple[tuple[int, ...], ...], str], Any] | None = None,
+        operands: Callable[[tuple[tuple[int, ...], ...], str, str], Any] | None = None,
         device: Any = None,
     ) -> None:
         unknown = set(checks) - ALL_CHECKS
@@ -74,7 +75,8 @@ class Verifier:
         self._device = device or CpuDevice()
         self._xp = self._device.xp
         shapes = (problem.a_shape, problem.b_shape, problem.out_shape)
-        self._operands = operands(shapes, problem.dtype) if operands else Operands(shapes, problem.dtype, self._xp)
+        types = problem.dtype, problem.out_dtype
+        self._operands = operands(shapes, *types) if operands else Operands(shapes, types[0], self._xp, types[1])
         self._timing: tuple[Any, Any, Any] | None = None
         self._verdict = Verdict(True)
 
@@ -105,19 +107,19 @@ class Verifier:
         fresh = self._seed_of(_FRESH)
         seed_b = self._seed_of(_FIRST) if plan.weights == "packed" else fresh
         try:
-            self._judge_normal(plan, Recipe("normal", fresh, seed_b), shift=1, runs=1)
+            self._judge_usual(plan, usual_recipe(self.problem, fresh).with_seeds(fresh, seed_b), shift=1, runs=1)
         except CheckFailed as failed:
             return self._failed(failed)
         return self._verdict
 
     def operands(self) -> tuple[Any, Any, Any]:
-        """(a, b, out) for timing: aligned normal inputs that no later check writes to, and a poisoned result.
+        """(a, b, out) for timing: aligned usual inputs that no later check writes to, and a poisoned result.
 
         b is what packed plans of `verify` were packed with.
         """
         if self._timing is None:
-            a, b = self._inputs(normal_recipe(self._seed_of(_FIRST)))
-            self._timing = timing_copies(a, b, self.problem.out_shape)
+            a, b = self._inputs(usual_recipe(self.problem, self._seed_of(_FIRST)))
+            self._timing = timing_copies(a, b, self.problem.out_shape, self.problem.out_dtype)
             self._device.synchronize()
         return self._timing
 
@@ -130,21 +132,21 @@ class Verifier:
             if "other_inputs" not in self.checks:
                 plan = make_plan(implementation, self.problem, self._context(factory))
         if "normal" in self.checks:
-            self._judge_normal(plan, normal_recipe(self._seed_of(_FIRST)), shift=1)
+            self._judge_usual(plan, usual_recipe(self.problem, self._seed_of(_FIRST)), shift=1)
         return plan
 
     def _verify_packed(self, implementation: Implementation, factory: Callable[[], Any]) -> Plan:
-        first = normal_recipe(self._seed_of(_FIRST))
+        first = usual_recipe(self.problem, self._seed_of(_FIRST))
         plan = self._packed_plan(implementation, factory, first)
         if "normal" in self.checks:
-            self._judge_normal(plan, first, shift=0)
+            self._judge_usual(plan, first, shift=0)
         integer = self._integer(implementation) if "integer" in self.checks else None
         if integer is not None and "other_weights" in self.checks:
             other = self._packed_plan(implementation, factory, integer)
             self._judge_integer(other, integer)
         if "normal" in self.checks and "other_inputs" in self.checks:
             seeds = self._seed_of(_OTHER), self._seed_of(_FIRST)
-            self._judge_normal(plan, first.with_seeds(*seeds), shift=1, runs=1)
+            self._judge_usual(plan, first.with_seeds(*seeds), shift=1, runs=1)
         return plan
 
     def _packed_plan(
@@ -263,7 +265,7 @@ class Verifier:
             device.finish(plan.context)
         time.sleep(SETTLE_S)
         device.synchronize()
-        if namespace(out).isnan(as_real(at_return)).any():
+        if poisoned(at_return).any():
             time.sleep(SETTLE_UNFINISHED_S)
         if not same_bytes(at_return, out):
             raise CheckFailed("settled", "run() returned before it had finished: the result changed afterwards")
@@ -275,32 +277,49 @@ class Verifier:
 
     # ---- judging
 
-    def _judge_integer(self, plan: Plan, recipe: Recipe | None) -> None:
+    def _judge_usual(self, plan: Plan, recipe: Recipe, shift: int, runs: int = 2) -> None:
+        """On the inputs that a row is timed with: within its bound, in int8 exact.
+
+        Of int8 no bound, no second seed and no footprint is of use: a result is right or it is not.
+        """
+        if self.problem.is_integer:
+            self._judge_integer(plan, recipe, shift, runs)
+        else:
+            self._judge_normal(plan, recipe, shift, runs)
+
+    def _judge_integer(self, plan: Plan, recipe: Recipe | None, shift: int = 0, runs: int = 2) -> None:
         """Every integer result is exact (implementations that are not exact on integers: after rounding)."""
         if recipe is None:
             return
         reference = self._reference(recipe)
-        for number, got in enumerate(self._runs(plan, recipe, shift=0, runs=2)):
+        for number, got in enumerate(self._runs(plan, recipe, shift, runs)):
             self._second_run(number, self._compare_integer, plan.implementation, reference, got, recipe)
 
     def _compare_integer(
         self, implementation: Implementation, reference: Reference, got: Any, recipe: Recipe
     ) -> None:
-        tol = 0.0 if implementation.exact_on_integers else 0.25
+        tol = 0.0 if implementation.exact_on_integers or self.problem.is_integer else 0.25
         if reference.want is not None:
             compare.require_close("integer", widened(got), reference.want, tol, self.problem)
+            self._keep_figures(widened(got), reference.want, recipe)
             return
         if "sample" in self.checks and reference.index is not None and reference.sampled is not None:
             sampled = widened(got[tuple(reference.index)])
             compare.require_close("sample", sampled, reference.sampled, tol, self.problem, reference.index)
+            self._keep_figures(sampled, reference.sampled, recipe)
         if "projection" in self.checks and reference.projected is not None:
-            if not implementation.exact_on_integers:
+            if tol:
                 got = as_real(got)
                 rounded = np.rint(got)
                 compare.require_close("integer", got, rounded, 0.25, self.problem)
                 got = rounded
             projected = project(got, self.problem, coefficients(self.problem, recipe.kind))
             compare.require_projection("projection", projected, reference.projected, 0.0, self.problem)
+
+    def _keep_figures(self, got: Any, want: Any, recipe: Recipe) -> None:
+        """Of int8 the error figures are those of the inputs that it is timed with, as of floats."""
+        if recipe.kind == "whole":
+            self._verdict.error.widen(compare.figures(got, want, np.zeros_like(want), self.problem.dtype))
 
     def _judge_normal(self, plan: Plan, recipe: Recipe, shift: int, runs: int = 2) -> None:
         """Within the statistical bound; a first failure is repeated with a second seed before it is called wrong."""

@@ -11,6 +11,7 @@ from convbench.problem import ConvShape, Pass, Problem
 from convbench.testing import conformance
 from convbench.testing.mutants import (
     HIDDEN_TEMPORARY,
+    INTEGER_MUTANTS,
     LONG,
     MUTANTS,
     SHARED_PACKING,
@@ -25,6 +26,12 @@ from convbench.verify.reference import FULL_MACS
 
 EVERY = [(mutant, pass_) for mutant in (*MUTANTS, SHARED_PACKING) for pass_ in mutant.passes]
 IDS = [f"{mutant.name}-{pass_}" for mutant, pass_ in EVERY]
+OF_INT8 = [
+    (mutant, pass_)
+    for mutant in (*MUTANTS, SHARED_PACKING, *INTEGER_MUTANTS)
+    for pass_ in mutant.passes
+    if "int8" in mutant.dtypes
+]
 BY_NAME = {mutant.name: mutant for mutant in (*MUTANTS, SHARED_PACKING)}
 
 
@@ -84,6 +91,24 @@ def test_every_mutant_is_right_somewhere_and_rejected_elsewhere(
 def test_every_mutant_is_rejected_in_the_other_layout_and_dtype(mutant: Mutant, pass_: Pass, layout: str) -> None:
     for dtype in ("float32", "float64"):
         assert not judge(mutant, pass_, mutant.small(pass_), layout=layout, dtype=dtype).ok, dtype
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("pass_", list(Pass), ids=str)
+def test_the_unchanged_convolution_is_accepted_in_int8(pass_: Pass, layout: str) -> None:
+    for shape in (TINY, SMALL, *conformance.SHAPES.values()):
+        for full_macs in (FULL_MACS, 0):
+            verdict = judge(UNCHANGED, pass_, shape, full_macs, layout=layout, dtype="int8")
+            assert verdict.ok, f"{shape}: {verdict.reason}"
+
+
+@pytest.mark.parametrize(("mutant", "pass_"), OF_INT8, ids=[f"{mutant.name}-{pass_}" for mutant, pass_ in OF_INT8])
+def test_every_mutant_of_int8_is_right_somewhere_and_rejected_elsewhere(mutant: Mutant, pass_: Pass) -> None:
+    hidden = judge(mutant, pass_, mutant.hides_on, dtype="int8")
+    assert hidden.ok, f"{mutant.name} should pass {mutant.hides_on}: {hidden.reason}"
+    for layout, full_macs in (("nchw", FULL_MACS), ("nhwc", 0)):
+        verdict = judge(mutant, pass_, mutant.small(pass_), full_macs, layout=layout, dtype="int8")
+        assert not verdict.ok, f"{mutant.name} ({mutant.change}) passed"
 
 
 #: check -> (mutant, shape or None for its small one, full_macs): rejected with every check, accepted without this.

@@ -324,7 +324,7 @@ from numba.core import config
 assert not config.CACHE_DIR
 x, w = np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 2, 2), np.float32)
 y = np.empty((1, 1, 2, 2), np.float32)
-loops.compiled(loops.forward, "float32")(x, w, y, (1, 1, 0, 0, 1, 1, 1))
+loops.compiled(loops.forward, "float32", "float32")(x, w, y, (1, 1, 0, 0, 1, 1, 1))
 assert (y == 4).all()
 print(config.CACHE_DIR)
 """

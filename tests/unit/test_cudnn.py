@@ -39,6 +39,7 @@ SHAPE = ConvShape.make(2, 6, 9, 8, 4, 3, 2, stride=(2, 1), padding=((1, 0), (0, 
 ROWS = {
     "cudnn_fp32": ("float32", "eng70_k2=4_k18=0"), "cudnn_tf32": ("float32", "eng67_k2=4"),
     "cudnn_fp16": ("float16", "eng64_k2=1"), "cudnn_bf16": ("bfloat16", "eng64_k2=1"),
+    "cudnn_int8": ("int8", "eng0"),
 }  # fmt: skip
 
 
@@ -69,6 +70,9 @@ def test_the_graph_describes_the_problem(cudnn: fake_cudnn.Module, pass_: Pass, 
         graph = _cudnn.graph_of(cudnn, problem, device_property=object())
         assert graph.problem() == problem
         assert graph.sums.name == ("INT32" if dtype == "int8" else "FLOAT")
+        assert [fake_cudnn.DTYPES[tensor.kind.name] for tensor in (*graph.tensors, graph.result)] == [
+            problem.dtype, problem.dtype, problem.out_dtype
+        ]  # fmt: skip
         shapes = {"a": problem.a_shape, "b": problem.b_shape, "out": problem.out_shape}
         for tensor in (*graph.tensors, graph.result):
             where = np.zeros(shapes[tensor.role])
@@ -130,8 +134,7 @@ def test_numeric_notes_are_those_that_select(cudnn: fake_cudnn.Module) -> None:
 # ---- running
 
 
-@pytest.mark.parametrize("pass_", list(Pass))
-@pytest.mark.parametrize("name", list(ROWS))
+@pytest.mark.parametrize("name, pass_", [(name, pass_) for name in ROWS for pass_ in row(name).passes])
 def test_the_fastest_plan_of_the_class_runs_and_is_right(
     gpu: Fake, cudnn: fake_cudnn.Module, name: str, pass_: Pass
 ) -> None:
@@ -245,6 +248,13 @@ def test_other_refusals_have_sentences(
     )
     assert row("cudnn_fp16").why_not(Problem(SHAPE)) == "cudnn_fp16: dtype must be float16, not float32"
     assert "dtype must be" in (row("cudnn_fp32").why_not(Problem(SHAPE, dtype="int8")) or "")
+    gradient = Problem(SHAPE, Pass.BACKWARD_DATA, "int8")
+    assert row("cudnn_int8").why_not(gradient) == "cudnn_int8: pass must be fwd, not bwd_data"
+    cudnn.engines = [fake_cudnn.ENGINES[1]]  # of which none takes int8
+    _cudnn_plan.forget()
+    assert (row("cudnn_int8").limits(Problem(SHAPE, dtype="int8")) or "").startswith(
+        "cudnn_int8: cuDNN 9.19.1 offers no int8 engine for this problem on Fake H200 (sm_90): "
+    )
 
 
 # ---- one engine by itself
@@ -298,9 +308,13 @@ def test_each_class_has_its_baseline_and_strict_float32_goes_first() -> None:
         for dtype in rows[name].dtypes:
             able.setdefault(dtype, []).append(name)
     first = {dtype: names[0] for dtype, names in able.items()}
-    assert first == {"float32": "cudnn_fp32", "float16": "cudnn_fp16", "bfloat16": "cudnn_bf16"}
+    assert first == {
+        "float32": "cudnn_fp32", "float16": "cudnn_fp16", "bfloat16": "cudnn_bf16", "int8": "cudnn_int8"
+    }  # fmt: skip
     assert able["float32"][-1] == "cudnn_tf32"  # after everything in strict float32
-    assert {r.arithmetic for r in rows.values()} == {"float32", "tf32", "float16-acc32", "bfloat16-acc32"}
+    assert {r.arithmetic for r in rows.values()} == {
+        "float32", "tf32", "float16-acc32", "bfloat16-acc32", "int8-acc32"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*ROWS, "torch_cuda"])

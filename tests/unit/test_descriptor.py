@@ -152,7 +152,9 @@ def test_names_and_counts(tail: str, name: str, count: int) -> None:
 def test_options_and_defaults() -> None:
     p = parse_descriptor("--dir=BWD_D --dt=f64 --stag=acdb --dtag=axb ic3ih8oc4kh3").problem
     assert (p.pass_, p.dtype, p.layout) == (Pass.BACKWARD_DATA, "float64", "nhwc")
-    assert parse_descriptor("--dt=s8:s8:s8 ic3ih8oc4kh3").problem.dtype == "int8"
+    p = parse_descriptor("--dt=s8:s8:s32 ic3ih8oc4kh3").problem
+    assert (p.dtype, p.out_dtype) == ("int8", "int32") and "--dt=s8:s8:s32 " in print_descriptor(p)
+    assert parse_descriptor("--dt=bf16:bf16:bf16 ic3ih8oc4kh3").problem.dtype == "bfloat16"
     assert parse_descriptor("--dir=fwd_i ic3ih8oc4kh3").problem.pass_ is Pass.FORWARD
     p = parse_descriptor("ic3ih8oc4kh3", n=5, pass_="bwd_weights", dtype="float16", layout="nhwc").problem
     assert (p.shape.n, p.pass_, p.dtype, p.layout) == (5, Pass.BACKWARD_WEIGHTS, "float16", "nhwc")
@@ -201,6 +203,13 @@ def test_verbose_line_of_a_gradient_with_groups() -> None:
     assert parse_descriptor(line).problem == want
 
 
+def test_verbose_line_of_int8() -> None:
+    line = VERBOSE["v1"].replace("src_f32", "src_s8").replace("wei_f32", "wei_s8").replace("dst_f32", "dst_s32")
+    assert parse_descriptor(line).problem == Problem(
+        ConvShape.make(1, 3, 224, 224, 64, 7, 7, stride=2, padding=3), Pass.FORWARD, "int8", "nhwc"
+    )
+
+
 ERRORS = {
     "empty": ("", ["no problem", "mb1ic64ih56"]),
     "garbage": ("ic64xh3", ["'xh3'", "character 5", "keys are", "did you mean"]),
@@ -230,6 +239,9 @@ ERRORS = {
     "direction": ("--dir=BWDD ic3", ["--dir=BWDD", "FWD_D, FWD_I, BWD_D, BWD_W", "did you mean 'BWD_D'"]),
     "type": ("--dt=f31 ic3", ["--dt=f31", "bf16", "did you mean 'f32'"]),
     "mixed types": ("--dt=f32:f32:bf16 ic3", ["one type", "--dt=f32"]),
+    "two types": ("--dt=f32:f32 ic3", ["one type", "--dt=f32"]),
+    "int8 to int8": ("--dt=s8 ic3", ["--dt=s8", "s8, s8 and s32", "exact sums"]),
+    "int8 thrice": ("--dt=s8:s8:s8 ic3", ["--dt=s8:s8:s8", "s8, s8 and s32"]),
     "layout any": ("--stag=any ic3", ["--stag=any", "abx (nchw)", "axb (nhwc)"]),
     "layout blocked": ("--stag=aBcd8b ic3", ["--stag=aBcd8b", "nhwc"]),
     "contradiction": ("--stag=abx --dtag=axb ic3", ["'--dtag=axb'", "contradicts", "'--stag=abx'"]),
@@ -244,7 +256,8 @@ ERRORS = {
         VERBOSE["v1"].replace("src_f32::blocked:acdb", "src_f32::blocked:aBcd16b"),
         ["'aBcd16b'", "--stag=axb"],
     ),
-    "verbose u8": (VERBOSE["v1"].replace("src_f32", "src_u8"), ["f32, u8", "one type"]),
+    "verbose u8": (VERBOSE["v1"].replace("src_f32", "src_u8"), ["u8:f32:f32", "one type"]),
+    "verbose s8": (VERBOSE["v1"].replace("f32", "s8"), ["uses s8:", "s8, s8 and s32"]),
 }
 
 

@@ -13,6 +13,7 @@ from convbench.descriptor import parse_descriptor, print_descriptor
 from convbench.errors import OutputError, ProblemError, SuiteError, UnknownAlgorithm
 from convbench.problem import ConvShape, Pass, Semantics
 from convbench.suite import (
+    BASELINE,
     Policy,
     expand,
     expansion_notes,
@@ -52,7 +53,8 @@ def test_built_in_suites_load_and_expand() -> None:
         assert cases and suite.title and suite.name == name and len(suite.sha) == 64
         every = name != "headline_cpu"
         assert suite.algorithms == (["*"] if every else ["*_simd", "onednn*"])
-        assert suite.baseline == (["onednn", "torch", "im2col_numpy"] if every else ["onednn"])
+        named = {"headline_cpu": ["onednn"], "gpu_headline": list(BASELINE)}  # the latter says none
+        assert suite.baseline == named.get(name, ["onednn", "torch", "im2col_numpy"])
         assert len({(c.problem, c.weights, c.threads, c.mode) for c in cases}) == len(cases)
         assert expansion_notes(suite, cores=2) == []
         for case in cases:

@@ -173,7 +173,7 @@ def test_the_reference_implementation_is_refused(name: str, monkeypatch: pytest.
 @needs_onednn
 def test_what_onednn_does_not_implement_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(ConvShape.make(1, 3, 5, 5, 3, 3, 3, padding=1, stride=2))
-    monkeypatch.setattr(_capi, "DATA_F32", 7)  # float64, which oneDNN's CPU convolutions do not take
+    monkeypatch.setitem(_capi.DATA, "float32", 7)  # float64, which oneDNN's CPU convolutions do not take
     _plan.choose.cache_clear()
     assert implementations()["onednn"].limits(problem) == "onednn: has no implementation of this convolution"
     _plan.choose.cache_clear()
@@ -220,9 +220,9 @@ def test_blocked_names_the_activations_that_crossed_formats() -> None:
 
 @needs_onednn
 def test_tags_are_spelt_as_onednn_does() -> None:
-    assert _capi.MemoryDesc.plain((2, 3, 4, 5), (60, 20, 5, 1)).tag() == "abcd"
-    assert _capi.MemoryDesc.plain((2, 3, 4, 5), (60, 1, 15, 3)).tag() == "acdb"
-    assert _capi.MemoryDesc.plain((2, 3, 4, 5, 6), (360, 120, 1, 24, 4)).tag() == "abdec"
+    assert _capi.MemoryDesc.plain((2, 3, 4, 5), (60, 20, 5, 1), "float32").tag() == "abcd"
+    assert _capi.MemoryDesc.plain((2, 3, 4, 5), (60, 1, 15, 3), "int8").tag() == "acdb"
+    assert _capi.MemoryDesc.plain((2, 3, 4, 5, 6), (360, 120, 1, 24, 4), "int32").tag() == "abdec"
 
 
 @needs_onednn

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from convbench.algorithms.onednn import _capi, _plan
 from convbench.errors import Unavailable, Unsupported
-from convbench.problem import Problem
+from convbench.problem import Pass, Problem
 from convbench.registry import Context, Implementation, Run, register
 
 
 class _Onednn(Implementation):
-    """What the two rows share; `blocked` says who chooses the activations' format.
+    """What the rows share; `blocked` says who chooses the activations' format.
 
     error_growth: the largest |error| / (eps sqrt(n) sqrt(x^2 * w^2)) measured was 1.92, the largest relative L2 error
     0.18 eps sqrt(n), over seven shapes (C up to 512, depthwise, 7x7 stride 2, n from 9 to 4,608 forward) x three
@@ -103,3 +103,34 @@ class OnednnBlocked(_Onednn):
 
     name = "onednn_blocked"
     blocked = True
+
+
+@register
+class OnednnInt8(_Onednn):
+    """oneDNN on int8, s8 times s8 summed in s32, with every operand in the format it likes: channels last.
+
+    It likes nhwc as it is; nchw activations it would leave to its reference code, so those are converted inside run(),
+    on the clock (`onednn_blocked` does the same with float32). The filter's reorder adds what oneDNN corrects its sums
+    by where an instruction multiplies s8 by u8 only.
+
+    Sums are exact where the processor has VNNI. Elsewhere oneDNN 3.2 is not: with ONEDNN_MAX_CPU_ISA at AVX2 and at
+    AVX512_CORE every optimised kernel was wrong on numbers from all of int8 (by up to 2,730 with a 3x3 filter of 17
+    channels); at AVX2_VNNI, at AVX512_CORE_VNNI and with AMX all of 32 shapes were exact. Elsewhere it is unavailable.
+    """
+
+    name = "onednn_int8"
+    passes = (Pass.FORWARD,)
+    dtypes = ("int8",)
+    arithmetic = "int8-acc32"
+    blocked = True
+    reference = "oneDNN 3.2, primitive Convolution (s8, s8 to s32)"
+
+    def unavailable(self) -> str | None:
+        """A sentence where the library is missing, or where its sums would not be exact."""
+        missing = super().unavailable()
+        if missing or _capi.has_vnni():
+            return missing
+        return (
+            f"{self.name} needs a processor with VNNI: without it oneDNN's sums of int8 are not exact (its developer "
+            "guide, 'Nuances of int8 computations')"
+        )

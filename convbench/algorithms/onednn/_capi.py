@@ -25,9 +25,12 @@ STATUS = ("success", "out of memory", "invalid arguments", "unimplemented", "las
           "runtime error", "not required")  # fmt: skip
 KIND_CPU = 1
 STREAM_IN_ORDER = 1
-DATA_F32 = 3
+#: Types of elements.
+DATA = {"int32": 4, "float32": 3, "int8": 5}
+#: Bits of dnnl_cpu_isa_t: AVX-VNNI and AVX512-VNNI, whose dot products of four 8-bit numbers do not saturate.
+ISA_VNNI = 0x8 | 0x40
 TAG_ANY = 1
-PROP_FORWARD_TRAINING = 64
+PROP_FORWARD_TRAINING, PROP_FORWARD_INFERENCE = 64, 96
 CONVOLUTION_AUTO = 3
 FPMATH_STRICT = 0
 SCRATCHPAD_USER = 1
@@ -150,6 +153,8 @@ def library() -> ctypes.CDLL:
     lib.dnnl_memory_desc_get_size.argtypes = [p]
     lib.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
     lib.dnnl_version.restype = ctypes.POINTER(Version)
+    lib.dnnl_get_effective_cpu_isa.argtypes = []
+    lib.dnnl_get_effective_cpu_isa.restype = ctypes.c_int
     # Reached through libdnnl's own handle: the OpenMP runtime that *it* is linked to, whichever others are loaded.
     lib.omp_set_num_threads.restype = None
     lib.omp_get_max_threads.argtypes = []
@@ -169,6 +174,11 @@ def version_text() -> str:
     """For example '3.2.0'."""
     found = version()
     return f"{found.major}.{found.minor}.{found.patch}"
+
+
+def has_vnni() -> bool:
+    """Whether what oneDNN would use of this processor (ONEDNN_MAX_CPU_ISA included) has VNNI."""
+    return bool(library().dnnl_get_effective_cpu_isa() & ISA_VNNI)
 
 
 def threads() -> int:
@@ -234,17 +244,17 @@ class MemoryDesc:
         self.pointer = handle.pointer
 
     @classmethod
-    def plain(cls, sizes: Sequence[int], strides: Sequence[int]) -> MemoryDesc:
-        """float32 with one stride, in elements, for every dimension."""
+    def plain(cls, sizes: Sequence[int], strides: Sequence[int], dtype: str) -> MemoryDesc:
+        """Elements of a type out of DATA with one stride, in elements, for every dimension."""
         function = "dnnl_memory_desc_create_with_strides"
-        return cls(make(function, "memory layout", "dnnl_memory_desc_destroy", len(sizes), dims(sizes), DATA_F32,
+        return cls(make(function, "memory layout", "dnnl_memory_desc_destroy", len(sizes), dims(sizes), DATA[dtype],
                         dims(strides)))  # fmt: skip
 
     @classmethod
-    def any(cls, sizes: Sequence[int]) -> MemoryDesc:
-        """float32 in whichever format the primitive likes."""
+    def any(cls, sizes: Sequence[int], dtype: str) -> MemoryDesc:
+        """Elements of a type out of DATA in whichever format the primitive likes."""
         function = "dnnl_memory_desc_create_with_tag"
-        return cls(make(function, "memory layout", "dnnl_memory_desc_destroy", len(sizes), dims(sizes), DATA_F32,
+        return cls(make(function, "memory layout", "dnnl_memory_desc_destroy", len(sizes), dims(sizes), DATA[dtype],
                         TAG_ANY))  # fmt: skip
 
     @classmethod

@@ -35,6 +35,7 @@ class Operand:
     name: str
     argument: int
     shape: tuple[int, ...]
+    dtype: str
     plain: dnnl.MemoryDesc
     liked: dnnl.MemoryDesc
     reorder: dnnl.PrimitiveDesc | None
@@ -73,10 +74,13 @@ def choose(problem: Problem, blocked: bool, threads: int) -> Choice:
     """
     dnnl.set_threads(threads)
     arguments, roles = ARGUMENTS[problem.pass_], NAMES[problem.pass_]
-    plain = {argument: _plain(problem, argument) for argument in arguments}
+    types = dict(zip(arguments, (problem.dtype, problem.dtype, problem.out_dtype), strict=True))
+    plain = {argument: _plain(problem, argument, dtype) for argument, dtype in types.items()}
     asked = {
-        argument: dnnl.MemoryDesc.any(_sizes(problem, argument)) if blocked or argument in FILTERS else plain[argument]
-        for argument in arguments
+        argument: dnnl.MemoryDesc.any(_sizes(problem, argument), dtype)
+        if blocked or argument in FILTERS
+        else plain[argument]
+        for argument, dtype in types.items()
     }
     desc = _convolution(problem, [asked[argument] for argument in arguments])
     operands = []
@@ -84,9 +88,8 @@ def choose(problem: Problem, blocked: bool, threads: int) -> Choice:
     for role, name, argument, shape in zip(ROLES, roles, arguments, shapes, strict=True):
         liked, own = desc.desc(dnnl.QUERY_MD[argument]), plain[argument]
         ends = (liked, own) if role == "out" else (own, liked)
-        operands.append(
-            Operand(role, name, argument, shape, own, liked, None if liked.equals(own) else dnnl.reorder(*ends))
-        )
+        reorder = None if liked.equals(own) else dnnl.reorder(*ends)
+        operands.append(Operand(role, name, argument, shape, types[argument], own, liked, reorder))
     return Choice(desc, desc.implementation, (operands[0], operands[1], operands[2]))
 
 
@@ -100,7 +103,7 @@ def _sizes(problem: Problem, argument: int) -> tuple[int, ...]:
     return (s.n, s.k, s.p, s.q)
 
 
-def _plain(problem: Problem, argument: int) -> dnnl.MemoryDesc:
+def _plain(problem: Problem, argument: int, dtype: str) -> dnnl.MemoryDesc:
     """The descriptor of the caller's array: channels last in memory where the layout is nhwc."""
     sizes = _sizes(problem, argument)
     *outer, channels, height, width = sizes
@@ -112,7 +115,7 @@ def _plain(problem: Problem, argument: int) -> dnnl.MemoryDesc:
     for size in reversed(outer):  # N, or K, or K/G and then G
         strides.insert(0, step)
         step *= size
-    return dnnl.MemoryDesc.plain(sizes, strides)
+    return dnnl.MemoryDesc.plain(sizes, strides, dtype)
 
 
 def _convolution(problem: Problem, descs: list[dnnl.MemoryDesc]) -> dnnl.PrimitiveDesc:
@@ -126,10 +129,11 @@ def _convolution(problem: Problem, descs: list[dnnl.MemoryDesc]) -> dnnl.Primiti
     engine, attr = dnnl.engine(), dnnl.attributes()
     a, b, out = (desc.pointer for desc in descs)
     keeps, auto = (engine, attr), dnnl.CONVOLUTION_AUTO
+    kind = dnnl.PROP_FORWARD_INFERENCE if problem.is_integer else dnnl.PROP_FORWARD_TRAINING
 
     def forward(x: Any, w: Any, y: Any, what: str) -> dnnl.Handle:
         return dnnl.make("dnnl_convolution_forward_primitive_desc_create", what, "dnnl_primitive_desc_destroy",
-                         engine.pointer, dnnl.PROP_FORWARD_TRAINING, auto, x, w, None, y, *geometry, attr.pointer,
+                         engine.pointer, kind, auto, x, w, None, y, *geometry, attr.pointer,
                          keeps=keeps)  # fmt: skip
 
     if problem.pass_ is Pass.FORWARD:
@@ -155,7 +159,7 @@ class OnednnPlan:
 
     def __init__(self, choice: Choice, context: Context, weights: Any = None) -> None:
         self.threads = context.threads
-        self._expected = {o.role: (o.name, o.shape) for o in choice.operands}
+        self._expected = {o.role: (o.name, o.shape, np.dtype(o.dtype)) for o in choice.operands}
         self._kept: list[Any] = []
         scratch_bytes = [choice.desc.scratchpad_bytes]
         scratch_bytes += [o.reorder.scratchpad_bytes for o in choice.operands if o.reorder]
@@ -202,10 +206,10 @@ class OnednnPlan:
         step.execute()
 
     def _point(self, role: str, array: np.ndarray) -> None:
-        name, shape = self._expected[role]
-        if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous:
+        name, shape, dtype = self._expected[role]
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
             raise ProblemError(
-                f"onednn: {name} must be a C-contiguous float32 array of shape {shape}, not {array.dtype} {array.shape}"
+                f"onednn: {name} must be a C-contiguous {dtype} array of shape {shape}, not {array.dtype} {array.shape}"
             )
         self._user[role].point_at(array.ctypes.data)
 
