@@ -1,6 +1,6 @@
-"""Two FFT libraries behind one small face: pocketfft (scipy.fft) and FFTW (pyfftw).
+"""Three FFT libraries behind one small face: pocketfft (scipy.fft), FFTW (pyfftw) and cuFFT (on CuPy's arrays).
 
-Both transform axes 1 and 2 of arrays (M, Th, Tw, C): channels stay innermost, so that neither side of the
+All transform axes 1 and 2 of arrays (M, Th, Tw, C): channels stay innermost, so that neither side of the
 frequency-domain products has to be transposed. No direction is scaled; the core puts 1 / (Th Tw) into the filter.
 """
 
@@ -34,9 +34,22 @@ def complex_dtype(real: Any) -> np.dtype:
 
 SMALL_ELEMENTS = 1 << 16  # below this planning by measurement costs more than it can win, and threads cost time
 PLANNING_LIMIT_S = 2.0
+MIB = 1 << 20
 
 
-class PocketFft:
+class OnCpu:
+    """Where tiles and spectra lie, and how much of them there is at a time, with the libraries of a CPU."""
+
+    strip_bytes = 64 * MIB  # spectra of one block of strips, unless the filters' spectra are larger
+    frequency_bytes = 8 * MIB  # products of one block of frequencies: stays in the second and third level cache
+
+    @staticmethod
+    def arrange(storage: Any, m: int, height: int, width: int, channels: int) -> Any:
+        """The first part of flat storage as (M, height, width, C)."""
+        return storage[: m * height * width * channels].reshape(m, height, width, channels)
+
+
+class PocketFft(OnCpu):
     """scipy.fft, axis by axis: the second axis in place, so that one temporary remains per direction."""
 
     @staticmethod
@@ -82,7 +95,7 @@ class PocketFft:
         return spectrum * sum(loads + stores) + temporary
 
 
-class Fftw:
+class Fftw(OnCpu):
     """pyfftw: plans made beforehand over aligned buffers, measured for all but small transforms.
 
     FFTW_ESTIMATE was up to nine times slower at (117, 117, 128), and with two threads far worse at times (2.2 s for a
@@ -164,4 +177,76 @@ def _plan(source: Any, target: Any, direction: str, flags: tuple[str, ...], thre
     return plan
 
 
-Backend = type[PocketFft] | type[Fftw]
+class CuFft:
+    """cuFFT through CuPy: one plan for a block of transforms, made beforehand, on the current stream.
+
+    In memory (Th, Tw, M, C): then all transforms have the same step between their points and follow each other one
+    element apart, which one plan of cuFFT can say, and each frequency's matrix (M, C) is contiguous.
+    """
+
+    strip_bytes = 512 * MIB  # no cache to stay in: fewer launches
+    frequency_bytes = 256 * MIB
+    _kinds = {"float32": ("CUFFT_R2C", "CUFFT_C2R"), "float64": ("CUFFT_D2Z", "CUFFT_Z2D")}
+
+    @staticmethod
+    def next_fast_len(target: int) -> int:
+        """Least even length >= target with prime factors 2, 3, 5 and 7."""
+        from convbench.algorithms._fft_cuda import fast_length
+
+        return fast_length(target, even=True)
+
+    @staticmethod
+    def arrange(storage: Any, m: int, height: int, width: int, channels: int) -> Any:
+        """The first part of flat storage as a view (M, height, width, C) of (height, width, M, C)."""
+        flat = storage[: m * height * width * channels]
+        return flat.reshape(height, width, m, channels).transpose(2, 0, 1, 3)
+
+    @classmethod
+    def forward(cls, tiles: Any, context: Any) -> Transform:
+        """Returns a callable that transforms what tiles (M, Th, Tw, C) holds: spectra (M, Th, Tw/2+1, C)."""
+        spectra = cls._spectra(tiles, context)
+        plan = cls._plan(tiles, context, inverse=False)
+
+        def transform() -> Any:
+            plan.fft(tiles, spectra, context.xp.cuda.cufft.CUFFT_FORWARD)
+            return spectra
+
+        return transform
+
+    @classmethod
+    def inverse(cls, tiles: Any, context: Any) -> tuple[Any, Transform]:
+        """Returns a spectra buffer, which it overwrites, and a callable that writes its transform to tiles."""
+        spectra = cls._spectra(tiles, context)
+        plan = cls._plan(tiles, context, inverse=True)
+
+        def transform() -> Any:
+            plan.fft(spectra, tiles, context.xp.cuda.cufft.CUFFT_INVERSE)
+            return tiles
+
+        return spectra, transform
+
+    @classmethod
+    def _spectra(cls, tiles: Any, context: Any) -> Any:
+        m, height, width, channels = tiles.shape
+        dims = (m, height, half(width), channels)
+        return cls.arrange(context.empty(prod(dims), complex_dtype(tiles.dtype)), *dims)
+
+    @classmethod
+    def _plan(cls, tiles: Any, context: Any, inverse: bool) -> Any:
+        """cuFFT's plan; its work area comes out of CuPy's pool and is counted."""
+        m, height, width, channels = tiles.shape
+        cufft, batch = context.xp.cuda.cufft, m * channels
+        kind = getattr(cufft, cls._kinds[tiles.dtype.name][inverse])
+        real, spectrum = (height, width), (height, half(width))
+        source, target = (spectrum, real) if inverse else (real, spectrum)
+        plan = cufft.PlanNd(real, source, batch, 1, target, batch, 1, kind, batch, "C", -1, None)
+        context.account(plan.work_area.mem.size, "cuFFT's work area")
+        return plan
+
+    @staticmethod
+    def bytes(loads: list[int], stores: list[int], m: int, size: tuple[int, int], item: int) -> int:
+        """Context bytes for M transforms, and as much again for cuFFT's work areas, which only it knows."""
+        return 4 * item * m * size[0] * half(size[1]) * sum(loads + stores)
+
+
+Backend = type[PocketFft] | type[Fftw] | type[CuFft]

@@ -16,12 +16,13 @@ from convbench.algorithms._fft_backends import Backend
 from convbench.algorithms._fft_filter import Block, FilterTransform
 from convbench.algorithms._fft_geometry import image_view
 from convbench.algorithms._fft_scheme import Scheme, dtypes, tiled, whole_image
+from convbench.devices.arrays import matmul_of
 from convbench.problem import Pass, Problem
 from convbench.registry import Context, Implementation, Run
 
 
 class FftImplementation(Implementation):
-    """What the four registered classes share; they choose a library and a grid."""
+    """What the registered classes share; they choose a library and a grid."""
 
     backend: ClassVar[Backend]
     exact_on_integers = False
@@ -121,9 +122,9 @@ class Loaded:
 
 
 def tile_view(scheme: Scheme, storage: Any, channels: int) -> Any:
-    """The first part of flat storage as (M, Th, Tw, channels)."""
-    dims = (scheme.transforms, *scheme.grid.size, channels)
-    return storage[: int(np.prod(dims))].reshape(dims)
+    """The first part of flat storage as (M, Th, Tw, channels), in the order that the library likes."""
+    height, width = scheme.grid.size
+    return scheme.backend.arrange(storage, scheme.transforms, height, width, channels)
 
 
 def tile_storage(scheme: Scheme, context: Any) -> Any:
@@ -246,6 +247,7 @@ class GemmProduct:
     """Complex matrix products as batches of real ones over separate real and imaginary planes."""
 
     def __init__(self, scheme: Scheme, context: Any) -> None:
+        self.xp, self.matmul = context.xp, matmul_of(context.xp)
         self.groups, self.shape = scheme.problem.shape.groups, scheme.problem.shape
         self.forward = scheme.problem.pass_ is Pass.FORWARD
         real, _ = dtypes(scheme.problem)
@@ -257,40 +259,40 @@ class GemmProduct:
 
     def data(self, block: Block, spectra: Any, filters: Any, result: Any) -> None:
         """result = spectra times filters (already conjugated where the pass wants it), over the block."""
-        s, g = self.shape, self.groups
+        s, g, xp = self.shape, self.groups, self.xp
         source = _frequencies_first(spectra, block, g)
         target = _frequencies_first(result, block, g)
         m, ci, co = source.shape[-2], source.shape[-1], target.shape[-1]
         planes = self._take(self.first, g, block.nv, block.nu, 1, 2, m, ci)
-        np.copyto(planes[:, :, :, 0, 0], source.real)
-        np.copyto(planes[:, :, :, 0, 1], source.imag)
+        xp.copyto(planes[:, :, :, 0, 0], source.real)
+        xp.copyto(planes[:, :, :, 0, 1], source.imag)
         w = filters.reshape(g, block.nv, block.nu, 2, s.kg, s.cg)
         if self.forward:
             w = w.swapaxes(-1, -2)  # (G, V, U, 2, C/G, K/G)
         both = self._take(self.second, g, block.nv, block.nu, 2, 2, m, co)  # by plane of w, plane of the source
-        np.matmul(
+        self.matmul(
             planes.reshape(g, block.nv, block.nu, 1, 2 * m, ci),
             w,
             out=both.reshape(g, block.nv, block.nu, 2, 2 * m, co),
         )
-        np.subtract(both[:, :, :, 0, 0], both[:, :, :, 1, 1], out=target.real)
-        np.add(both[:, :, :, 0, 1], both[:, :, :, 1, 0], out=target.imag)
+        xp.subtract(both[:, :, :, 0, 0], both[:, :, :, 1, 1], out=target.real)
+        xp.add(both[:, :, :, 0, 1], both[:, :, :, 1, 0], out=target.imag)
 
     def weights(self, block: Block, x: Any, dy: Any, filters: Any) -> None:
         """filters (G, V, U, 2, KC) = sum over M of x conj(dy), over the block."""
-        s, g = self.shape, self.groups
+        s, g, xp = self.shape, self.groups, self.xp
         x, dy = _frequencies_first(x, block, g), _frequencies_first(dy, block, g)
         m = x.shape[-2]
         # plane 0 (xr, xi) gives the real part xr dr + xi di, plane 1 (xi, -xr) the imaginary part xi dr - xr di
         planes = self._take(self.first, g, block.nv, block.nu, 2, 2, m, s.cg)
-        np.copyto(planes[:, :, :, 0, 0], x.real)
-        np.copyto(planes[:, :, :, 0, 1], x.imag)
-        np.copyto(planes[:, :, :, 1, 0], x.imag)
-        np.negative(x.real, out=planes[:, :, :, 1, 1])
+        xp.copyto(planes[:, :, :, 0, 0], x.real)
+        xp.copyto(planes[:, :, :, 0, 1], x.imag)
+        xp.copyto(planes[:, :, :, 1, 0], x.imag)
+        xp.negative(x.real, out=planes[:, :, :, 1, 1])
         d = self._take(self.second, g, block.nv, block.nu, 1, 2, m, s.kg)
-        np.copyto(d[:, :, :, 0, 0], dy.real)
-        np.copyto(d[:, :, :, 0, 1], dy.imag)
-        np.matmul(
+        xp.copyto(d[:, :, :, 0, 0], dy.real)
+        xp.copyto(d[:, :, :, 0, 1], dy.imag)
+        self.matmul(
             d.reshape(g, block.nv, block.nu, 1, 2 * m, s.kg).swapaxes(-1, -2),
             planes.reshape(g, block.nv, block.nu, 2, 2 * m, s.cg),
             out=filters.reshape(g, block.nv, block.nu, 2, s.kg, s.cg),
@@ -301,7 +303,7 @@ class PointwiseProduct:
     """Depthwise and nearly so: matrices too small for BLAS, multiplied element by element over all groups."""
 
     def __init__(self, scheme: Scheme, context: Any) -> None:
-        self.shape, self.scheme = scheme.problem.shape, scheme
+        self.xp, self.shape, self.scheme = context.xp, scheme.problem.shape, scheme
         _, self.dtype = dtypes(scheme.problem)
         largest = max(b.count for b in scheme.blocks)
         filters, temporaries = scheme.product_elements
@@ -327,9 +329,9 @@ class PointwiseProduct:
         for k in range(s.kg):
             for c in range(s.cg):
                 i, o, first = (c, k, c == 0) if forward else (k, c, k == 0)
-                np.multiply(source[..., i], w[:, :, k, c], out=target[..., o] if first else term)
+                self.xp.multiply(source[..., i], w[:, :, k, c], out=target[..., o] if first else term)
                 if not first:
-                    np.add(target[..., o], term, out=target[..., o])
+                    self.xp.add(target[..., o], term, out=target[..., o])
 
     def weights(self, block: Block, x: Any, dy: Any, filters: Any) -> None:
         """As GemmProduct.weights."""
@@ -342,8 +344,8 @@ class PointwiseProduct:
         total = self.temporary[2 * size : 2 * size + size // dims[0]].reshape(dims[1:])
         planes = filters[0].reshape(block.nv, block.nu, 2, s.kg, s.cg, s.groups).swapaxes(0, 1)
         for k in range(s.kg):
-            np.conjugate(dy[..., k], out=conjugate)
+            self.xp.conjugate(dy[..., k], out=conjugate)
             for c in range(s.cg):
-                np.multiply(x[..., c], conjugate, out=term)
-                np.add.reduce(term, axis=0, out=total)
+                self.xp.multiply(x[..., c], conjugate, out=term)
+                term.sum(axis=0, out=total)
                 planes[:, :, 0, k, c], planes[:, :, 1, k, c] = total.real, total.imag

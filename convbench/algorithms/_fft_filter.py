@@ -19,6 +19,7 @@ import numpy as np
 
 from convbench.algorithms._fft_backends import half
 from convbench.algorithms._fft_geometry import Taps
+from convbench.devices.arrays import matmul_of
 from convbench.problem import ConvShape
 
 
@@ -108,7 +109,10 @@ class FilterTransform:
         return max(b.nv for b in blocks) * 2 * rows.count * pairs + taps * (2 if weights_pass else 1)
 
     def bind(self, context: Any, blocks: list[Block], weights_pass: bool) -> None:
-        """Takes the scratch."""
+        """Takes the scratch, and puts the matrices where it lies."""
+        self._xp, self._matmul = context.xp, matmul_of(context.xp)
+        for name in ("along_s", "along_r", "back_r", "back_s"):
+            setattr(self, name, self._xp.asarray(getattr(self, name)))
         most = max(b.nv for b in blocks)
         self._rows = context.empty(self.groups * most * 2 * self.n_r * self.columns, self.dtype)
         taps_shape = (self.groups, self.n_r, self.n_s, self.columns)
@@ -118,13 +122,13 @@ class FilterTransform:
 
     def load_taps(self, w: Any, layout: str, pointwise: bool) -> None:
         """w in its layout -> taps (G, R, S, K/G C/G), or (1, R, S, K/G C/G G) for products element by element."""
-        np.copyto(self._taps_view(self.taps, pointwise), self._w_view(w, layout))
+        self._xp.copyto(self._taps_view(self.taps, pointwise), self._w_view(w, layout))
 
     def store_taps(self, dw: Any, layout: str, pointwise: bool) -> None:
         """taps -> the weight gradient in its layout; taps that read padding alone have gradient 0."""
         if (self.n_r, self.n_s) != (self.shape.r, self.shape.s):
             dw.fill(0)
-        np.copyto(self._w_view(dw, layout), self._taps_view(self.taps, pointwise))
+        self._xp.copyto(self._w_view(dw, layout), self._taps_view(self.taps, pointwise))
 
     def _w_view(self, w: Any, layout: str) -> Any:
         """The useful taps of w as (G, K/G, C/G, R, S)."""
@@ -152,9 +156,9 @@ class FilterTransform:
         rows = self._rows_of(block)
         groups, n_v, _, n_r, columns = rows.shape
         matrix = self.along_s[None, :, None, block.v0 : block.v1]  # (1, 2, 1, V, S)
-        np.matmul(matrix, self.taps[:, None], out=rows.transpose(0, 2, 3, 1, 4))  # (G, 2, R, V, KC)
+        self._matmul(matrix, self.taps[:, None], out=rows.transpose(0, 2, 3, 1, 4))  # (G, 2, R, V, KC)
         matrix = self.along_r[block.u0 : block.u1].reshape(2 * block.nu, 2 * n_r)  # (2U, 2R)
-        np.matmul(
+        self._matmul(
             matrix,
             rows.reshape(groups, n_v, 2 * n_r, columns),
             out=out.reshape(groups, n_v, 2 * block.nu, columns),
@@ -165,7 +169,7 @@ class FilterTransform:
         rows = self._rows_of(block)
         groups, n_v, _, n_r, columns = rows.shape
         matrix = self.back_r[:, :, block.u0 : block.u1].reshape(2 * n_r, 2 * block.nu)  # (2R, 2U)
-        np.matmul(
+        self._matmul(
             matrix,
             spectra.reshape(groups, n_v, 2 * block.nu, columns),
             out=rows.reshape(groups, n_v, 2 * n_r, columns),
@@ -173,6 +177,6 @@ class FilterTransform:
         matrix = self.back_s[:, block.v0 : block.v1].reshape(self.n_s, 2 * n_v)  # (S, 2V)
         by_tap = rows.reshape(groups, 2 * n_v, n_r, columns).transpose(0, 2, 1, 3)  # (G, R, 2V, KC)
         target = self.taps if first else self._partial
-        np.matmul(matrix, by_tap, out=target)  # (G, R, S, KC)
+        self._matmul(matrix, by_tap, out=target)  # (G, R, S, KC)
         if not first:
-            np.add(self.taps, self._partial, out=self.taps)
+            self._xp.add(self.taps, self._partial, out=self.taps)

@@ -17,18 +17,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from convbench.devices.arrays import as_strided, namespace
 from convbench.problem import ConvShape, Pass, Problem
 
 Segment = tuple[slice, slice]  # where in the array, where in the transform
 
 
 def copy_channels_last(target: Any, source: Any) -> None:
-    """target[...] = source for (H, W, C) views; row by row where the channel is not contiguous on both sides.
+    """target[...] = source for (H, W, C) views; on a CPU row by row where a channel is not contiguous on both sides.
 
     A row of all channels fits the cache, the transposition of a whole image does not.
     """
-    if target.strides[-1] == source.strides[-1] == target.itemsize:
-        np.copyto(target, source)
+    xp = namespace(target)
+    if xp is not np or target.strides[-1] == source.strides[-1] == target.itemsize:
+        xp.copyto(target, source)
         return
     for row, from_row in zip(target, source, strict=True):
         np.copyto(row, from_row)
@@ -210,15 +212,14 @@ class TileLoader:
             part = image[start + low : start + high, cols.begin + left : cols.begin + right]
             copy_channels_last(strip[low:high, left:right], part)
         by_row, by_col, by_channel = strip.strides
-        windows = np.lib.stride_tricks.as_strided(
+        windows = as_strided(
             strip,
             (cols.count, rows.length, cols.length, strip.shape[-1]),
             (cols.step * by_col, by_row, by_col, by_channel),
-            writeable=False,
         )
         tiles[:, rows.length :] = 0
         tiles[:, :, cols.length :] = 0
-        np.copyto(tiles[:, : rows.length, : cols.length], windows)
+        namespace(tiles).copyto(tiles[:, : rows.length, : cols.length], windows)
 
 
 @dataclass(frozen=True)
@@ -235,14 +236,14 @@ class TileStorer:
         first = row * step_h
         n_rows = min(step_h, height - first)
         full, rest = divmod(width, step_w)
-        channels = tiles.shape[-1]
+        xp, channels = namespace(tiles), tiles.shape[-1]
         for r in range(n_rows):
             line = image[first + r]  # (W, C)
             if full:
                 whole = line[: full * step_w].reshape(full, step_w, channels)  # a view: one axis is split
-                np.copyto(whole, tiles[:full, top + r, left : left + step_w])
+                xp.copyto(whole, tiles[:full, top + r, left : left + step_w])
             if rest:
-                np.copyto(line[full * step_w :], tiles[full, top + r, left : left + rest])
+                xp.copyto(line[full * step_w :], tiles[full, top + r, left : left + rest])
 
 
 # ---- the two grids

@@ -15,15 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from convbench.algorithms._fft_backends import Backend, half
+from convbench.algorithms._fft_backends import MIB, Backend, half
 from convbench.algorithms._fft_filter import Block, FilterTransform, frequency_blocks
 from convbench.algorithms._fft_geometry import Taps, TileGrid, WholeGrid
 from convbench.problem import Pass, Problem
 
-MIB = 1 << 20
-STRIP_BYTES = 64 * MIB  # spectra of one block of strips, unless the filters' spectra are larger
 KEPT_BYTES = 512 * MIB  # filter spectra above this are made again for each block of strips (raw weights)
-FREQUENCY_BYTES = 8 * MIB  # products of one block of frequencies: stays in the second and third level cache
 TILE_SIZES = (8, 16, 32, 64)
 POINTWISE_PAIRS = 16  # groups of at most this many channel pairs are multiplied element by element
 
@@ -79,7 +76,7 @@ class Scheme:
         size, item = self.grid.size, self.problem.item_bytes
         points = 2 * self.frequencies + size[0] * size[1]
         each = self.grid.tiles * item * points * (self.problem.shape.c + self.problem.shape.k)
-        budget = max(STRIP_BYTES, min(self.filter_bytes, KEPT_BYTES))
+        budget = max(self.backend.strip_bytes, min(self.filter_bytes, KEPT_BYTES))
         blocks = -(-self.grid.strips // max(1, budget // each))
         return -(-self.grid.strips // blocks)
 
@@ -110,7 +107,7 @@ class Scheme:
         """Blocks of frequencies."""
         s = self.problem.shape
         each = self.problem.item_bytes * (2 * s.k * s.cg + sum(self.product_elements))
-        return frequency_blocks(self.grid.size, each, FREQUENCY_BYTES)
+        return frequency_blocks(self.grid.size, each, self.backend.frequency_bytes)
 
     def workspace_bytes(self, packed: bool = False) -> int:
         """Bytes from the context plus the library's temporaries."""

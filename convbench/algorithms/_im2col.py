@@ -11,13 +11,13 @@ in the order of the filter's own memory:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from convbench.algorithms._window import (
+    PIXELS_PER_PRODUCT,
     Padded,
     PixelMatrix,
+    Product,
     chunks,
     images_per_product,
     is_pointwise,
@@ -26,8 +26,6 @@ from convbench.algorithms._window import (
 )
 from convbench.problem import Pass, Problem
 from convbench.registry import Context, Run
-
-Product = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 #: 1x1 layers of nchw images with fewer pixels than this join images, at the price of a copy, for wider products.
 JOIN_BELOW_PIXELS = 256
@@ -43,6 +41,7 @@ class Columns:
     def __init__(
         self, problem: Problem, context: Context, images: int, rows: int, groups_inside: bool = False
     ) -> None:
+        self._xp = context.xp
         self._shape, self._layout, self._groups_inside = problem.shape, problem.layout, groups_inside
         self._flat = context.empty(Columns.workspace(problem, images, rows) // problem.item_bytes, problem.dtype)
 
@@ -79,14 +78,14 @@ class Columns:
         source = windows(padded, s, self._layout)
         to, own = self.windows(m, rows), slice(first_row, first_row + rows)
         if self._layout == "nchw":
-            np.copyto(to, source[:, :, :, :, own])
+            self._xp.copyto(to, source[:, :, :, :, own])
         elif s.groups == 1 or self._groups_inside:  # same order on both sides: runs of S * C elements
-            np.copyto(self._flat[: to.size].reshape(m, rows, s.q, s.r, s.s, s.c), source[:, own])
+            self._xp.copyto(self._flat[: to.size].reshape(m, rows, s.q, s.r, s.s, s.c), source[:, own])
         else:  # tap by tap the innermost loop runs over all channels, not over one group's
             split = source[:, own].reshape(to.shape)
             for r in range(s.r):
                 for t in range(s.s):
-                    np.copyto(to[:, :, :, r, t], split[:, :, :, r, t])
+                    self._xp.copyto(to[:, :, :, r, t], split[:, :, :, r, t])
         return self.matrix(m, rows)
 
     def scatter(self, dx: np.ndarray, first_row: int, rows: int) -> None:
@@ -101,8 +100,7 @@ class Columns:
             else:
                 to = grouped[:, *tap.source]
                 part = source[:, :, :, tap.r, tap.s][:, *tap.out]
-            np.add(to, part, out=to)
-
+            self._xp.add(to, part, out=to)
 
 
 class FilterMatrix:
@@ -110,14 +108,14 @@ class FilterMatrix:
     whose innermost axis runs over the groups, as in `Columns`."""
 
     def __init__(self, problem: Problem, context: Context, groups_inside: bool = False) -> None:
-        s = problem.shape
+        s, self._xp = problem.shape, context.xp
         self._sizes = (s.groups, s.kg, s.cg * s.r * s.s)
         self._turned = context.empty((self._sizes[2], s.groups), problem.dtype) if groups_inside else None
 
     def load(self, w: np.ndarray) -> np.ndarray:
         """The filter as (G, K/G, taps)."""
         if self._turned is not None:
-            np.copyto(self._turned, w.reshape(self._turned.T.shape).T)
+            self._xp.copyto(self._turned, w.reshape(self._turned.T.shape).T)
         return self.view(w)
 
     def view(self, w: np.ndarray) -> np.ndarray:
@@ -127,7 +125,7 @@ class FilterMatrix:
     def store(self, dw: np.ndarray) -> None:
         """Puts what was written to `view(dw)` into dw."""
         if self._turned is not None:
-            np.copyto(dw.reshape(self._turned.T.shape), self._turned.T)
+            self._xp.copyto(dw.reshape(self._turned.T.shape), self._turned.T)
 
 
 class Im2col:
@@ -135,15 +133,20 @@ class Im2col:
 
     `product(a, b, out)` multiplies batches (G, M, K) @ (G, K, N) whose matrices are stored by rows or by columns.
     With `vectorised_depthwise` nhwc filters of one channel get columns whose innermost axis runs over the groups,
-    and the product must take those as well (`_window.product` does).
+    and the product must take those as well (`_window.product` does). pixels: that a product should have.
     """
 
     def __init__(
-        self, problem: Problem, context: Context, product: Product, vectorised_depthwise: bool = False
+        self,
+        problem: Problem,
+        context: Context,
+        product: Product,
+        vectorised_depthwise: bool = False,
+        pixels: int = PIXELS_PER_PRODUCT,
     ) -> None:
         shape, layout, dtype = problem.shape, problem.layout, problem.dtype
-        self._problem, self._product = problem, product
-        self._images = images = images_of_problem(problem)
+        self._xp, self._problem, self._product = context.xp, problem, product
+        self._images = images = images_of_problem(problem, pixels)
         self._pointwise = is_pointwise(shape)
         self._y = PixelMatrix(layout, dtype, shape.groups, (images, shape.k, shape.p * shape.q), context)
         depthwise = vectorised_depthwise and is_depthwise_nhwc(problem)
@@ -159,10 +162,10 @@ class Im2col:
             self._pad = Padded(problem, context, images)
 
     @staticmethod
-    def workspace(problem: Problem) -> int:
+    def workspace(problem: Problem, pixels: int = PIXELS_PER_PRODUCT) -> int:
         """Bytes of all buffers."""
         shape, layout, item = problem.shape, problem.layout, problem.item_bytes
-        images = images_of_problem(problem)
+        images = images_of_problem(problem, pixels)
         total = PixelMatrix.workspace(layout, item, (images, shape.k, shape.p * shape.q))
         if problem.pass_ is Pass.BACKWARD_WEIGHTS and shape.n > images:
             total += shape.k * shape.cg * shape.r * shape.s * item
@@ -211,7 +214,7 @@ class Im2col:
             self._product(rows.swapaxes(1, 2), columns, self._filter.view(to))
             self._filter.store(to)
             if begin:
-                np.add(dw, to, out=dw)
+                self._xp.add(dw, to, out=dw)
 
     def _gather(self, x: np.ndarray) -> np.ndarray:
         """The columns of some images: (G, pixels, taps)."""
@@ -226,7 +229,7 @@ def is_depthwise_nhwc(problem: Problem) -> bool:
     return problem.layout == "nhwc" and s.groups > 1 and s.cg == s.kg == 1
 
 
-def images_of_problem(problem: Problem) -> int:
+def images_of_problem(problem: Problem, pixels: int = PIXELS_PER_PRODUCT) -> int:
     """Images per product; a 1x1 layer needs no columns, so that joining images is free (nhwc) or costs (nchw)."""
     shape = problem.shape
     if is_pointwise(shape):
@@ -234,4 +237,4 @@ def images_of_problem(problem: Problem) -> int:
             return shape.n
         if shape.p * shape.q >= JOIN_BELOW_PIXELS:
             return 1
-    return images_per_product(shape)
+    return images_per_product(shape, pixels)

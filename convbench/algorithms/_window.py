@@ -6,22 +6,24 @@ view: of an nhwc array's rows, or of the transpose of an nchw image. BLAS reads 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
+from convbench.devices.arrays import as_strided, matmul_of
 from convbench.problem import ConvShape, Pair, Problem
 from convbench.registry import Context
 
-#: A product this wide is as fast as a wider one; more images per product would only cost memory.
+#: A product this wide is as fast on a CPU as a wider one; more images per product would only cost memory.
 PIXELS_PER_PRODUCT = 4096
 
+Product = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
-def images_per_product(shape: ConvShape) -> int:
-    """How many images to take together: enough for PIXELS_PER_PRODUCT output pixels, at most all."""
-    return min(shape.n, -(-PIXELS_PER_PRODUCT // (shape.p * shape.q)))
+
+def images_per_product(shape: ConvShape, pixels: int = PIXELS_PER_PRODUCT) -> int:
+    """How many images to take together: enough for so many output pixels, at most all."""
+    return min(shape.n, -(-pixels // (shape.p * shape.q)))
 
 
 def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
@@ -59,6 +61,7 @@ class Padded:
 
     def __init__(self, problem: Problem, context: Context, images: int) -> None:
         shape = problem.shape
+        self._xp = context.xp
         self._needed = needs_padding(shape)
         if not self._needed:
             return
@@ -84,7 +87,7 @@ class Padded:
         if not self._needed:
             return x
         padded = self._buffer[: x.shape[0]]
-        np.copyto(padded[self._to], x[self._source])
+        self._xp.copyto(padded[self._to], x[self._source])
         return padded
 
 
@@ -100,7 +103,7 @@ def windows(padded: np.ndarray, shape: ConvShape, layout: str) -> np.ndarray:
         im, row, col, ch = padded.strides
         sizes = (m, shape.p, shape.q, shape.r, shape.s, shape.c)
         steps = (im, row * sh, col * sw, row * dh, col * dw, ch)
-    return as_strided(padded, sizes, steps, writeable=False)
+    return as_strided(padded, sizes, steps)
 
 
 def inside(size: int, outputs: int, offset: int, stride: int) -> tuple[slice, slice] | None:
@@ -147,7 +150,7 @@ class PixelMatrix:
 
     def __init__(self, layout: str, dtype: str, groups: int, sizes: tuple[int, int, int], context: Context) -> None:
         images, self._channels, self._pixels = sizes
-        self._layout, self._groups = layout, groups
+        self._xp, self._layout, self._groups = context.xp, layout, groups
         self._stage = None
         if layout == "nchw" and images > 1:
             self._stage = context.empty(images * self._channels * self._pixels, dtype)
@@ -171,13 +174,13 @@ class PixelMatrix:
     def load(self, images: np.ndarray) -> np.ndarray:
         """The images as (G, pixels, K/G)."""
         if self._staged(images.shape[0]):
-            np.copyto(self._staging(images.shape[0]), self._channels_first(images))
+            self._xp.copyto(self._staging(images.shape[0]), self._channels_first(images))
         return self.view(images)
 
     def store(self, images: np.ndarray) -> None:
         """Puts what was written to `view(images)` into the images."""
         if self._staged(images.shape[0]):
-            np.copyto(self._channels_first(images), self._staging(images.shape[0]))
+            self._xp.copyto(self._channels_first(images), self._staging(images.shape[0]))
 
     def _staged(self, m: int) -> bool:
         return self._stage is not None and m > 1
@@ -197,7 +200,7 @@ class Scratch:
     def __init__(
         self, layout: str, dtype: str, groups: int, sizes: tuple[int, int, int], images: int, context: Context
     ) -> None:
-        self._layout, self._groups, self._sizes = layout, groups, sizes
+        self.xp, self._layout, self._groups, self._sizes = context.xp, layout, groups, sizes
         self._flat = context.empty(images * sizes[0] * sizes[1] * sizes[2], dtype)
 
     def images(self, m: int, height: int = 0, width: int = 0) -> np.ndarray:
@@ -224,8 +227,9 @@ def area(images: np.ndarray, layout: str, rows: slice, cols: slice) -> np.ndarra
 
 
 def scatter_taps(
-    dy: np.ndarray, filters: np.ndarray, dx: np.ndarray, scratch: Scratch, shape: ConvShape, layout: str
-) -> None:
+    dy: np.ndarray, filters: np.ndarray, dx: np.ndarray, scratch: Scratch, shape: ConvShape, layout: str,
+    multiply: Product,
+) -> None:  # fmt: skip
     """dx (m images) = sum over taps of dy @ filter tap, shifted to where the tap read.
 
     dy (G, m P Q, K/G); filters (R, S, G, K/G, C/G); scratch of P x Q images with C channels.
@@ -233,9 +237,9 @@ def scatter_taps(
     m = dx.shape[0]
     dx.fill(0)
     for tap in taps(shape):
-        product(dy, filters[tap.r, tap.s], scratch.matrix(m))
+        multiply(dy, filters[tap.r, tap.s], scratch.matrix(m))
         to = area(dx, layout, *tap.source)
-        np.add(to, area(scratch.images(m), layout, *tap.out), out=to)
+        scratch.xp.add(to, area(scratch.images(m), layout, *tap.out), out=to)
 
 
 def as_taps(array: np.ndarray, shape: ConvShape, layout: str) -> np.ndarray:
@@ -261,6 +265,22 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         np.matmul(b.swapaxes(1, 2), a.swapaxes(1, 2), out=out.swapaxes(1, 2))
     else:
         np.matmul(a, b, out=out)
+
+
+def product_of(context: Context) -> Product:
+    """`product`, or the same on the arrays of another library than NumPy, whose BLAS reads every batch."""
+    xp = context.xp
+    if xp is np:
+        return product
+    matmul = matmul_of(xp)
+
+    def on_device(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        if a.shape[2] == 1:
+            xp.multiply(a, b, out=out)
+        else:
+            matmul(a, b, out=out)
+
+    return on_device
 
 
 def is_matrix(array: np.ndarray) -> bool:

@@ -29,8 +29,8 @@ from convbench.algorithms._winograd_steps import (
 from convbench.problem import Pass, Problem
 from convbench.registry import Context, Implementation, Run
 
-#: Tiles of a block: as many as fit here once transformed, but at least so many. Measured on VGG-16's conv1_2,
-#: conv3_2, conv4_2: fewer than 100 tiles wait for the transformed filter (or, in backward weights, for adding
+#: Tiles of a block: as many as fit here once transformed, but at least so many. Measured on a CPU, on VGG-16's
+#: conv1_2, conv3_2, conv4_2: fewer than 100 tiles wait for the transformed filter (or, in backward weights, for adding
 #: alpha^2 K C/G sums after each block), and blocks beyond 10 MB leave the cache; flat in between.
 BLOCK_BYTES = 4 << 20
 FEWEST_TILES = 200
@@ -50,7 +50,7 @@ class Layout:
     size: tuple[int, int]  # of the result in space
 
 
-def lay_out(problem: Problem, m: int) -> Layout:
+def lay_out(problem: Problem, m: int, block_bytes: int = BLOCK_BYTES) -> Layout:
     """Tiles, blocks and operands of `problem` for m x m tiles of y (backward data: of dx)."""
     s = problem.shape
     weights = problem.pass_ is Pass.BACKWARD_WEIGHTS
@@ -64,7 +64,7 @@ def lay_out(problem: Problem, m: int) -> Layout:
         first = Source(problem.layout, s.c, (s.h, s.w), (top, left), transform.bt, m)
     second = Source(problem.layout, s.k, (s.p, s.q), (0, 0), transform.g, m)
     tile_bytes = transform.alpha**2 * (c_in + channels) * problem.item_bytes
-    target = max(FEWEST_TILES, BLOCK_BYTES // tile_bytes)
+    target = max(FEWEST_TILES, block_bytes // tile_bytes)
     tiling = Tiling.cut(s.n, -(-size[0] // m), -(-size[1] // m), target)
     sources = (first, second) if weights else (first,)
     return Layout(transform, tiling, sources, (s.groups, s.kg, s.cg), channels, size)
@@ -75,6 +75,7 @@ class Winograd(Implementation):
 
     tile: ClassVar[int]
     taps: ClassVar[int] = 3
+    block_bytes: ClassVar[int] = BLOCK_BYTES
     # The growth of these classes is set by the transforms, on short sums; BLAS adds long ones up in blocks. Without
     # this limit the bound would let operands rounded to half precision pass at tens of thousands of products.
     error_length = 1024
@@ -87,6 +88,15 @@ class Winograd(Implementation):
         """Workspace of `multiplier` when it has to add into an array of `sums_bytes`."""
         return 0
 
+    def depthwise_multiplier(self, context: Context) -> Multiply:
+        """The products of groups of one channel on both sides, which never have to be added up in blocks here."""
+        return multiply_depthwise
+
+    def filter_turn(self, problem: Problem) -> tuple[int, ...]:
+        """Buffer for filters that are turned before they are transformed; () where they are not."""
+        s = problem.shape
+        return FilterReader.turn_shape(problem.layout, (s.groups, s.kg, s.cg), self.taps**2)
+
     def limits(self, problem: Problem) -> str | None:
         """Unit stride and dilation, and the filter whose transform this is."""
         return refusal(problem, self.name.rsplit("_", 1)[0], self.taps)
@@ -97,7 +107,7 @@ class Winograd(Implementation):
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Exact sum of the buffers, and a little for what NumPy takes during a call."""
-        plan, item = lay_out(problem, self.tile), problem.item_bytes
+        plan, item = self._lay_out(problem), problem.item_bytes
         alpha = plan.transform.alpha
         shapes: list[tuple[int, ...]] = [filter_planes(plan.filter_shape, alpha, item)]
         for source in plan.sources:
@@ -105,7 +115,7 @@ class Winograd(Implementation):
             shapes.append(source.tiles_shape(plan.tiling, item))
         if problem.pass_ is not Pass.BACKWARD_WEIGHTS:
             shapes += TileWriter.shapes(plan.channels, plan.transform.at, plan.tiling, item)
-            turn = FilterReader.turn_shape(problem.layout, plan.filter_shape, self.taps**2)
+            turn = self.filter_turn(problem)
             shapes += [turn] if turn else []
         total = sum(math.prod(shape) for shape in shapes) * item
         if problem.pass_ is Pass.BACKWARD_WEIGHTS and len(plan.tiling.blocks()) > 1:
@@ -114,7 +124,7 @@ class Winograd(Implementation):
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Per phase, multiplications by the zeros and ones of the matrices included."""
-        plan = lay_out(problem, self.tile)
+        plan = self._lay_out(problem)
         alpha, t, tiling = plan.transform.alpha, plan.tiling.total, plan.tiling
         groups, kg, cg = plan.filter_shape
         phases: dict[str, float] = {}
@@ -132,22 +142,31 @@ class Winograd(Implementation):
 
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """Buffers, and with `weights` the transformed filter; the phases run block by block."""
-        plan = lay_out(problem, self.tile)
+        plan = self._lay_out(problem)
         if problem.pass_ is Pass.BACKWARD_WEIGHTS:
             return self._prepare_weights(problem, plan, context)
         return self._prepare_tiles(problem, plan, context, weights)
+
+    def _lay_out(self, problem: Problem) -> Layout:
+        return lay_out(problem, self.tile, self.block_bytes)
+
+    def _products(self, context: Context, plan: Layout, sums: np.ndarray | None) -> Multiply:
+        """Of single channels, or of matrices."""
+        _, kg, cg = plan.filter_shape
+        return self.depthwise_multiplier(context) if kg == cg == 1 else self.multiplier(context, sums)
 
     def _prepare_tiles(self, problem: Problem, plan: Layout, context: Context, weights: Any) -> Run:
         """Forward and backward data."""
         layout, dtype, blocks = problem.layout, problem.dtype, plan.tiling.blocks()
         backward = problem.pass_ is Pass.BACKWARD_DATA
-        filters = FilterReader(layout, plan.filter_shape, plan.transform.g, backward, dtype, context)
+        turn = self.filter_turn(problem)
+        filters = FilterReader(layout, plan.filter_shape, plan.transform.g, backward, dtype, context, turn)
         reader = TileReader(plan.sources[0], plan.tiling, dtype, context)
         writer = TileWriter(
             layout, plan.channels, plan.size, plan.transform.at, plan.tiling, dtype, context
         )
-        groups, kg, cg = plan.filter_shape
-        multiply = multiply_depthwise if kg == cg == 1 else self.multiplier(context, None)
+        groups = plan.filter_shape[0]
+        multiply = self._products(context, plan, None)
         u = filters.transformed  # (alpha^2, G, K/G, C/G)
         if backward:
             u = u.transpose(0, 1, 3, 2)
@@ -171,7 +190,7 @@ class Winograd(Implementation):
 
         if weights is None:
             return run
-        filters.read(np.ascontiguousarray(weights))
+        filters.read(context.xp.ascontiguousarray(weights))
         return run_blocks
 
     def _prepare_weights(self, problem: Problem, plan: Layout, context: Context) -> Run:
@@ -181,7 +200,7 @@ class Winograd(Implementation):
         writer = FilterWriter(problem.layout, plan.filter_shape, plan.transform.at, dtype, context)
         groups, kg, cg = plan.filter_shape
         sums = writer.products if len(blocks) > 1 else None
-        multiply = multiply_depthwise if kg == cg == 1 else self.multiplier(context, sums)
+        multiply = self._products(context, plan, sums)
 
         def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
             for i, block in enumerate(blocks):

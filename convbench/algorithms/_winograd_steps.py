@@ -1,4 +1,4 @@
-"""The four steps of Winograd convolution on NumPy arrays: tiles in, filter in, products, tiles out.
+"""The four steps of Winograd convolution on NumPy's or CuPy's arrays: tiles in, filter in, products, tiles out.
 
 Lavin and Gray, arXiv 1509.09308, section 4: Y = A^T [(G g G^T) * (B^T d B)] A, summed over channels, which
 makes the middle step alpha^2 matrix products. Both sides of B^T d B are BLAS products over strided windows, so
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from convbench.algorithms._cook_toom import Matrix, as_array, kron_array
+from convbench.devices.arrays import as_strided, matmul_of
 from convbench.registry import Context
 
 _LINE_BYTES = 64
@@ -114,8 +114,8 @@ class TileReader:
     """Source -> V of shape (alpha^2, T, C), one block of tiles at a time."""
 
     def __init__(self, source: Source, tiling: Tiling, dtype: str, context: Context) -> None:
-        self._source, self._tiling = source, tiling
-        self._matrix = as_array(source.matrix, dtype)
+        self._source, self._tiling, self._matmul = source, tiling, matmul_of(context.xp)
+        self._matrix = context.xp.asarray(as_array(source.matrix, dtype))
         self._strip = context.empty(source.strip_shape(tiling), dtype)
         self._strip.fill(0)  # the columns left and right of the image stay zero
         self._half = context.empty(source.half_shape(tiling), dtype)
@@ -126,8 +126,8 @@ class TileReader:
         """Transformed tiles (alpha^2, T, C) of `images` images and `rows` rows of tiles."""
         self._fill(array, first, images, row, rows)
         bands, half, windows, spread, tiles = self._views(images, rows)
-        np.matmul(self._matrix, bands, out=half)
-        np.matmul(self._matrix, windows, out=spread)
+        self._matmul(self._matrix, bands, out=half)
+        self._matmul(self._matrix, windows, out=spread)
         return tiles
 
     def _fill(self, array: np.ndarray, first: int, images: int, row: int, rows: int) -> None:
@@ -155,7 +155,7 @@ class TileReader:
         width = self._strip.shape[2]
         s_image, s_row, _, s_item = self._strip.strides
         bands = as_strided(
-            self._strip, (images, rows, taps, width * c), (s_image, step * s_row, s_row, s_item), writeable=False
+            self._strip, (images, rows, taps, width * c), (s_image, step * s_row, s_row, s_item)
         )
         half = self._half[: images * rows].reshape(images, rows, alpha, width * c)
         s_image, s_row, s_alpha, s_item = half.strides
@@ -163,7 +163,6 @@ class TileReader:
             half,
             (alpha, images, rows, across, taps, c),
             (s_alpha, s_image, s_row, step * c * s_item, c * s_item, s_item),
-            writeable=False,
         )
         t = images * rows * across
         tiles = self._tiles[:, : t * c].reshape(alpha * alpha, t, c)
@@ -191,7 +190,7 @@ class TileWriter:
         context: Context,
     ) -> None:
         self._layout, self._k, self._size, self._tiling = layout, channels, size, tiling
-        self._at = as_array(at, dtype)
+        self._at, self._matmul = context.xp.asarray(as_array(at, dtype)), matmul_of(context.xp)
         self._m, self._alpha = len(at), len(at[0])
         for_m, for_half, for_y = self.shapes(channels, at, tiling, np.dtype(dtype).itemsize)
         self._products = context.empty(for_m, dtype)
@@ -213,11 +212,11 @@ class TileWriter:
     def write(self, out: np.ndarray, first: int, images: int, row: int, rows: int) -> None:
         """A^T M A of the block, cropped to the result."""
         _, columns, half, turned, tiles, placed = self._views(images, rows)
-        np.matmul(self._at, columns, out=half)
+        self._matmul(self._at, columns, out=half)
         if self._layout == "nchw":
-            np.matmul(turned, self._at.T, out=tiles)
+            self._matmul(turned, self._at.T, out=tiles)
         else:
-            np.matmul(self._at, turned, out=tiles)
+            self._matmul(self._at, turned, out=tiles)
         m, width = self._m, self._size[1]
         for i in range(m):
             top = row * m + i
@@ -261,24 +260,31 @@ class FilterReader:
     """
 
     def __init__(
-        self, layout: str, shape: tuple[int, int, int], g: Matrix, rotate: bool, dtype: str, context: Context
+        self,
+        layout: str,
+        shape: tuple[int, int, int],
+        g: Matrix,
+        rotate: bool,
+        dtype: str,
+        context: Context,
+        turn: tuple[int, ...],
     ) -> None:
         groups, kg, cg = shape
         turned = tuple(row[::-1] for row in g) if rotate else g
-        self._matrix = kron_array(turned, dtype)  # (alpha^2, r^2)
+        self._matmul = matmul_of(context.xp)
+        self._matrix = context.xp.asarray(kron_array(turned, dtype))  # (alpha^2, r^2)
         alpha2, self._taps = self._matrix.shape
         self._k, self._cg = groups * kg, cg
         plane = context.empty(filter_planes(shape, len(g), np.dtype(dtype).itemsize), dtype)
         self._plane = plane[:, : self._k * cg]
         self._by_filter = self._plane.reshape(alpha2, self._k, cg).transpose(1, 0, 2)
         self.transformed = self._plane.reshape(alpha2, groups, kg, cg)
-        turn = self.turn_shape(layout, shape, self._taps)
         self._turn = context.empty(turn, dtype) if turn else None
         self._flat = cg == 1 or (layout == "nchw" and not turn)
 
     @staticmethod
     def turn_shape(layout: str, shape: tuple[int, int, int], taps: int) -> tuple[int, ...]:
-        """Buffer for turned filters (filters at a time, r^2, C/G); () where they are not turned."""
+        """The argument `turn`, a buffer for filters (some at a time, r^2, C/G); () where turning does not pay."""
         groups, kg, cg = shape
         if layout != "nchw" or cg < _FEWEST_CHANNELS_TO_TURN:
             return ()
@@ -291,11 +297,11 @@ class FilterReader:
             for k in range(0, self._k, len(self._turn)):
                 turned = self._turn[: self._k - k]
                 turned[...] = filters[k : k + len(turned)]
-                np.matmul(self._matrix, turned, out=self._by_filter[k : k + len(turned)])
+                self._matmul(self._matrix, turned, out=self._by_filter[k : k + len(turned)])
         elif self._flat:
-            np.matmul(self._matrix, w.reshape(-1, self._taps).T, out=self._plane)  # (alpha^2, K C/G)
+            self._matmul(self._matrix, w.reshape(-1, self._taps).T, out=self._plane)  # (alpha^2, K C/G)
         else:
-            np.matmul(self._matrix, w.reshape(self._k, self._taps, self._cg), out=self._by_filter)
+            self._matmul(self._matrix, w.reshape(self._k, self._taps, self._cg), out=self._by_filter)
 
 
 class FilterWriter:
@@ -303,7 +309,8 @@ class FilterWriter:
 
     def __init__(self, layout: str, shape: tuple[int, int, int], at: Matrix, dtype: str, context: Context) -> None:
         groups, kg, cg = shape
-        self._matrix = kron_array(at, dtype)  # (r^2, alpha^2)
+        self._matmul = matmul_of(context.xp)
+        self._matrix = context.xp.asarray(kron_array(at, dtype))  # (r^2, alpha^2)
         self._taps, alpha2 = self._matrix.shape
         self._k, self._cg = groups * kg, cg
         self._nchw = layout == "nchw"
@@ -315,12 +322,12 @@ class FilterWriter:
     def write(self, out: np.ndarray) -> None:
         """A^T M A into dw."""
         if self._cg == 1:
-            np.matmul(self._plane.T, self._matrix.T, out=out.reshape(self._k, self._taps))
+            self._matmul(self._plane.T, self._matrix.T, out=out.reshape(self._k, self._taps))
         elif self._nchw:
             turned = self._by_filter.transpose(0, 2, 1)  # (K, C/G, alpha^2)
-            np.matmul(turned, self._matrix.T, out=out.reshape(self._k, self._cg, self._taps))
+            self._matmul(turned, self._matrix.T, out=out.reshape(self._k, self._cg, self._taps))
         else:
-            np.matmul(self._matrix, self._by_filter, out=out.reshape(self._k, self._taps, self._cg))
+            self._matmul(self._matrix, self._by_filter, out=out.reshape(self._k, self._taps, self._cg))
 
 
 #: left (alpha^2, G, rows, inner) @ right (alpha^2, G, inner, columns) -> out, or added to out

@@ -1,18 +1,20 @@
 """Direct convolution, tap by tap: each of the R * S filter taps is a 1x1 convolution of a shifted input.
 
-The definition with its loops turned inside out, so that NumPy has matrices to multiply: what a window reads through
-one tap, over all windows, is a strided slice of the padded input. No more than one tap's slice is ever copied.
+The definition with its loops turned inside out, so that NumPy or CuPy has matrices to multiply: what a window reads
+through one tap, over all windows, is a strided slice of the padded input. No more than one tap's slice is ever copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from convbench.algorithms._cupy import OnCupy
 from convbench.algorithms._im2col import Im2col
 from convbench.algorithms._window import (
+    PIXELS_PER_PRODUCT,
     Padded,
     PixelMatrix,
     Scratch,
@@ -20,7 +22,7 @@ from convbench.algorithms._window import (
     chunks,
     images_per_product,
     is_pointwise,
-    product,
+    product_of,
     scatter_taps,
     windows,
 )
@@ -39,16 +41,24 @@ class DirectNumpy(Implementation):
     name = "direct_numpy"
     reference = "the definition, one tap at a time"
     error_growth = 4.0
+    #: As for im2col_numpy.
+    pixels: ClassVar[int] = PIXELS_PER_PRODUCT
+    vectorised_depthwise: ClassVar[bool] = True
 
     def workspace_estimate(self, problem: Problem) -> int:
         """One tap's slice of x, one tap's contribution to the result, the filter tap by tap, padded images."""
-        return Im2col.workspace(problem) if is_pointwise(problem.shape) else _Taps.workspace(problem)
+        kind = Im2col if is_pointwise(problem.shape) else _Taps
+        return kind.workspace(problem, self.pixels)
 
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """Allocates; with weights, copies them tap by tap. A layer of one dense tap is its one product."""
         if is_pointwise(problem.shape):
-            return bind_weights(Im2col(problem, context, product, vectorised_depthwise=True).run(), weights, context)
-        plan = _Taps(problem, context)
+            plan = Im2col(problem, context, product_of(context), self.vectorised_depthwise, self.pixels)
+            return bind_weights(plan.run(), weights, context)
+        return self._tap_by_tap(_Taps(problem, context, self.pixels), problem, weights)
+
+    @staticmethod
+    def _tap_by_tap(plan: _Taps, problem: Problem, weights: Any) -> Run:
         if problem.pass_ is Pass.BACKWARD_WEIGHTS:
             return plan.backward_weights
         run = plan.forward if problem.pass_ is Pass.FORWARD else plan.backward_data
@@ -58,12 +68,22 @@ class DirectNumpy(Implementation):
         return lambda a, out: run(a, packed, out)
 
 
+@register
+class DirectCupy(OnCupy, DirectNumpy):
+    """direct_numpy on CuPy's arrays, 65,536 pixels a product, as im2col_cupy."""
+
+    name = "direct_cupy"
+    pixels: ClassVar[int] = 1 << 16
+    vectorised_depthwise: ClassVar[bool] = False
+
+
 class _Taps:
     """Buffers for one problem, and the passes. Filters come as (R, S, G, K/G, C/G), contiguous."""
 
-    def __init__(self, problem: Problem, context: Context) -> None:
+    def __init__(self, problem: Problem, context: Context, pixels: int) -> None:
         s, layout, dtype = problem.shape, problem.layout, problem.dtype
-        self._shape, self._layout, self._images = s, layout, images_per_product(s)
+        self._xp, self._product = context.xp, product_of(context)
+        self._shape, self._layout, self._images = s, layout, images_per_product(s, pixels)
         m = self._images
         self._filters = context.empty((s.r, s.s, s.groups, s.kg, s.cg), dtype)
         self._y = PixelMatrix(layout, dtype, s.groups, (m, s.k, s.p * s.q), context)
@@ -76,9 +96,9 @@ class _Taps:
             self._pad = Padded(problem, context, m)
 
     @staticmethod
-    def workspace(problem: Problem) -> int:
+    def workspace(problem: Problem, pixels: int) -> int:
         """Bytes of the buffers."""
-        s, m = problem.shape, images_per_product(problem.shape)
+        s, m = problem.shape, images_per_product(problem.shape, pixels)
         elements = s.k * s.cg * s.r * s.s + m * s.c * s.p * s.q
         if problem.pass_ is Pass.FORWARD:
             elements += m * s.k * s.p * s.q
@@ -90,7 +110,7 @@ class _Taps:
 
     def load(self, w: np.ndarray) -> np.ndarray:
         """The filter, tap by tap contiguous."""
-        np.copyto(self._filters, as_taps(w, self._shape, self._layout))
+        self._xp.copyto(self._filters, as_taps(w, self._shape, self._layout))
         return self._filters
 
     def _slices(self, x: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -99,7 +119,7 @@ class _Taps:
         images, matrix = self._slice.images(m), self._slice.matrix(m)
         for r in range(self._shape.r):
             for s in range(self._shape.s):
-                np.copyto(images, view[:, :, r, s] if self._layout == "nchw" else view[:, :, :, r, s])
+                self._xp.copyto(images, view[:, :, r, s] if self._layout == "nchw" else view[:, :, :, r, s])
                 yield r, s, matrix
 
     def forward(self, x: np.ndarray, filters: np.ndarray, y: np.ndarray) -> None:
@@ -109,17 +129,17 @@ class _Taps:
             to, partial = self._y.view(images), self._sum.matrix(end - begin)
             for r, s, part in self._slices(x[begin:end]):
                 if r == s == 0:
-                    product(part, filters[r, s].swapaxes(1, 2), to)
+                    self._product(part, filters[r, s].swapaxes(1, 2), to)
                 else:
-                    product(part, filters[r, s].swapaxes(1, 2), partial)
-                    np.add(to, partial, out=to)
+                    self._product(part, filters[r, s].swapaxes(1, 2), partial)
+                    self._xp.add(to, partial, out=to)
             self._y.store(images)
 
     def backward_data(self, dy: np.ndarray, filters: np.ndarray, dx: np.ndarray) -> None:
         """dx = sum over taps of dy @ tap, put where the tap read."""
         for begin, end in chunks(dy.shape[0], self._images):
             part = self._y.load(dy[begin:end])
-            scatter_taps(part, filters, dx[begin:end], self._slice, self._shape, self._layout)
+            scatter_taps(part, filters, dx[begin:end], self._slice, self._shape, self._layout, self._product)
 
     def backward_weights(self, x: np.ndarray, dy: np.ndarray, dw: np.ndarray) -> None:
         """Each tap of dw = dy^T @ slice, summed over the images."""
@@ -127,8 +147,8 @@ class _Taps:
             rows = self._y.load(dy[begin:end]).swapaxes(1, 2)
             for r, s, part in self._slices(x[begin:end]):
                 if begin == 0:
-                    product(rows, part, self._filters[r, s])
+                    self._product(rows, part, self._filters[r, s])
                 else:
-                    product(rows, part, self._sum_tap)
-                    np.add(self._filters[r, s], self._sum_tap, out=self._filters[r, s])
-        np.copyto(as_taps(dw, self._shape, self._layout), self._filters)
+                    self._product(rows, part, self._sum_tap)
+                    self._xp.add(self._filters[r, s], self._sum_tap, out=self._filters[r, s])
+        self._xp.copyto(as_taps(dw, self._shape, self._layout), self._filters)

@@ -1,11 +1,15 @@
-"""One FFT per image with SciPy's pocketfft. Mathieu, Henaff, LeCun 2013 (arXiv 1312.5851), section 2.
+"""One FFT per image with SciPy's pocketfft, or with cuFFT through CuPy. Mathieu, Henaff, LeCun 2013
+(arXiv 1312.5851), section 2.
 
 What the FFT algorithms share is in `_fft_core.py`; see there for the mathematics.
 """
 
 from __future__ import annotations
 
-from convbench.algorithms._fft_backends import PocketFft
+from typing import ClassVar
+
+from convbench.algorithms._cupy import OnCupy
+from convbench.algorithms._fft_backends import Backend, CuFft, PocketFft
 from convbench.algorithms._fft_core import WholeImageFft
 from convbench.registry import register
 
@@ -20,8 +24,19 @@ class FftScipy(WholeImageFft):
     """
 
     name = "fft_scipy"
-    backend = PocketFft
+    backend: ClassVar[Backend] = PocketFft
     pool = "pocketfft"
-    requires = ("scipy",)
+    requires: ClassVar[tuple[str, ...]] = ("scipy",)
     error_growth = 5.5
     reference = "Mathieu, Henaff, LeCun 2013 (arXiv 1312.5851), section 2"
+
+
+@register
+class FftCupy(OnCupy, FftScipy):
+    """One FFT per image with cuFFT, the rest with CuPy and cuBLAS.
+
+    error_growth: as fft_scipy's, for cuFFT's transforms are single precision of the same kind; not measured with them.
+    """
+
+    name = "fft_cupy"
+    backend: ClassVar[Backend] = CuFft

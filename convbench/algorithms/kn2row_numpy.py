@@ -238,7 +238,7 @@ class _Kn2row:
         """dx = sum over taps of the shifted (dy @ tap)."""
         for begin, end in chunks(dy.shape[0], self._images):
             part = self._y.load(dy[begin:end])
-            scatter_taps(part, filters, dx[begin:end], self._product, self._shape, self._layout)
+            scatter_taps(part, filters, dx[begin:end], self._product, self._shape, self._layout, product)
 
     def backward_weights(self, x: np.ndarray, dy: np.ndarray, dw: np.ndarray) -> None:
         """Each tap of dw = spread(dy)^T @ (x from the tap's offset on), summed over the images."""

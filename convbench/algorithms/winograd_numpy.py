@@ -1,4 +1,4 @@
-"""Winograd convolution in NumPy: F(2x2,3x3), F(4x4,3x3), F(6x6,3x3), F(2x2,5x5), F(4x4,5x5).
+"""Winograd convolution with NumPy or CuPy: F(2x2,3x3), F(4x4,3x3), F(6x6,3x3), F(2x2,5x5), F(4x4,5x5).
 
 Lavin and Gray, arXiv 1509.09308 (CVPR 2016). Every step is a BLAS product, see `_winograd_steps.py`; the
 matrices come from `_cook_toom.py`.
@@ -21,8 +21,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from convbench.algorithms._cupy import OnCupy
 from convbench.algorithms._winograd import Winograd
 from convbench.algorithms._winograd_steps import Multiply
+from convbench.devices.arrays import matmul_of
+from convbench.problem import Problem
 from convbench.registry import Context, register
 
 
@@ -56,6 +59,37 @@ def _like(context: Context, sums: np.ndarray) -> np.ndarray:
     plane = sums.strides[0] // sums.itemsize
     flat = context.empty((sums.shape[0], plane), sums.dtype)
     return flat[:, : sums[0].size].reshape(sums.shape)
+
+
+class CupyWinograd(OnCupy):
+    """First base of the rows on a GPU: products by cuBLAS, one call for all frequencies, which adds by itself.
+
+    Blocks of 128 MiB once transformed: a GPU has no cache that the smaller ones would stay in, and each block costs
+    launches. Filters are transformed as they lie, in one product.
+    """
+
+    block_bytes: ClassVar[int] = 128 << 20
+
+    def multiplier(self, context: Context, sums: np.ndarray | None) -> Multiply:
+        """Batches over frequencies and groups."""
+        matmul = matmul_of(context.xp)
+
+        def multiply(left: np.ndarray, right: np.ndarray, out: np.ndarray, add: bool) -> None:
+            matmul(left, right, out=out, add=add)
+
+        return multiply
+
+    def multiplier_bytes(self, sums_bytes: int) -> int:
+        """Nothing: cuBLAS adds to what is there."""
+        return 0
+
+    def depthwise_multiplier(self, context: Context) -> Multiply:
+        """The same."""
+        return self.multiplier(context, None)
+
+    def filter_turn(self, problem: Problem) -> tuple[int, ...]:
+        """Never."""
+        return ()
 
 
 @register
@@ -137,3 +171,38 @@ class WinogradF4Filter5(NumpyWinograd):
     error_length = 256  # half precision inside passed with the 1024 of the others
     exact_on_integers = False
     reference = "Lavin and Gray 2015 (arXiv 1509.09308), section 4; points: arXiv 1803.10986"
+
+
+@register
+class WinogradF2Cupy(CupyWinograd, WinogradF2):
+    """winograd_f2_numpy on CuPy's arrays."""
+
+    name = "winograd_f2_cupy"
+
+
+@register
+class WinogradF4Cupy(CupyWinograd, WinogradF4):
+    """winograd_f4_numpy on CuPy's arrays."""
+
+    name = "winograd_f4_cupy"
+
+
+@register
+class WinogradF6Cupy(CupyWinograd, WinogradF6):
+    """winograd_f6_numpy on CuPy's arrays."""
+
+    name = "winograd_f6_cupy"
+
+
+@register
+class WinogradF2Filter5Cupy(CupyWinograd, WinogradF2Filter5):
+    """winograd_f2_5x5_numpy on CuPy's arrays."""
+
+    name = "winograd_f2_5x5_cupy"
+
+
+@register
+class WinogradF4Filter5Cupy(CupyWinograd, WinogradF4Filter5):
+    """winograd_f4_5x5_numpy on CuPy's arrays."""
+
+    name = "winograd_f4_5x5_cupy"

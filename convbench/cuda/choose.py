@@ -2,7 +2,8 @@
 
 A name is itself, or an error. "auto" takes, of the rows that are available and take the problem, those that multiply
 in no less than its type (never TF32 for float32): the vendor's library first, then whichever executes the fewest
-operations. A family is its best member by the same order, reduced precision last. Nothing is predicted on a GPU yet.
+operations, those that go through CuPy array by array (`*_cupy`) after all kernels. A family is its best member by the
+same order, reduced precision last. Nothing is predicted on a GPU yet.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ def _exact(row: Implementation, problem: Problem) -> bool:
     return row.arithmetic in ("native", problem.dtype, f"{problem.dtype}-acc32")
 
 
-def _rank(row: Implementation, problem: Problem) -> tuple[bool, bool, float, str]:
-    return not _exact(row, problem), not row.vendor, sum(row.executed_flops(problem).values()), row.name
+def _rank(row: Implementation, problem: Problem) -> tuple[bool, bool, bool, float, str]:
+    array_by_array = row.name.endswith("_cupy")  # one launch and one way through memory for each step
+    flops = sum(row.executed_flops(problem).values())
+    return not _exact(row, problem), not row.vendor, array_by_array, flops, row.name
 
 
 def _refusal(row: Implementation, problem: Problem, weights: str) -> Exception | None:

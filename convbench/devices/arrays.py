@@ -7,6 +7,7 @@ nothing else here.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ import numpy as np
 
 def namespace(array: Any) -> Any:
     """The module that an array belongs to: numpy, or whichever library made it (it is loaded then)."""
-    library = type(array).__module__.partition(".")[0]
-    return np if library == "numpy" else sys.modules[library]
+    library = type(array).__module__
+    return np if library == "numpy" else sys.modules[library.partition(".")[0]]
 
 
 def storage(dtype: Any) -> np.dtype[Any]:
@@ -26,6 +27,23 @@ def storage(dtype: Any) -> np.dtype[Any]:
 def address(array: Any) -> int:
     """Where an array begins, in its device's memory."""
     return int(array.ctypes.data if namespace(array) is np else array.data.ptr)
+
+
+def as_strided(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    """A view of the array's memory with these sizes and steps in bytes, to be read only."""
+    xp = namespace(array)
+    if xp is np:
+        return np.lib.stride_tricks.as_strided(array, shape, strides, writeable=False)
+    return xp.lib.stride_tricks.as_strided(array, shape, strides)
+
+
+def matmul_of(xp: Any) -> Callable[..., Any]:
+    """matmul(left, right, out=out) on the arrays of a library, without temporaries: np.matmul, or cuBLAS."""
+    if xp is np:
+        return np.matmul
+    from convbench.devices.cuda_matmul import CudaMatmul
+
+    return CudaMatmul(xp)
 
 
 def as_real(array: Any) -> Any:

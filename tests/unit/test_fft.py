@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from convbench.algorithms import _fft_scheme, _mkl
+from convbench.algorithms import _fft_backends, _fft_scheme, _mkl
 from convbench.algorithms._fft_geometry import WholeAxis
 from convbench.algorithms.fft_pyfftw import FftPyfftw
 from convbench.algorithms.fft_scipy import FftScipy
@@ -128,8 +128,8 @@ def test_equals_the_loops(cls, name, pass_, layout):
 @pytest.mark.parametrize("kept", [0, 1 << 40])
 def test_small_blocks_give_the_same(cls, pass_, kept, monkeypatch):
     """Several blocks of strips and of frequencies, some within one v; filters kept or made again."""
-    monkeypatch.setattr(_fft_scheme, "STRIP_BYTES", 1 << 16)
-    monkeypatch.setattr(_fft_scheme, "FREQUENCY_BYTES", 1 << 13)
+    monkeypatch.setattr(_fft_backends.OnCpu, "strip_bytes", 1 << 16)
+    monkeypatch.setattr(_fft_backends.OnCpu, "frequency_bytes", 1 << 13)
     monkeypatch.setattr(_fft_scheme, "KEPT_BYTES", kept)
     for shape in (make(5, 6, 20, 23, 4, 3, 3, padding=1), make(5, 6, 20, 21, 6, 3, 3, padding=1, groups=6)):
         problem = Problem(shape, pass_, "float32", "nchw")
