@@ -117,11 +117,15 @@ def memory_bytes() -> int | None:
 
 
 def thread_env(threads: int) -> dict[str, str]:
-    """Variables that must stand before NumPy loads: as many threads everywhere, no spinning, no page faults.
+    """Variables that must stand before NumPy loads: as many threads everywhere, short spinning, no page faults.
 
     Several pools share one process (OpenBLAS, GNU and Intel OpenMP, Numba). Idle threads of one that spin steal
-    cores from the next, so waiting is passive and short. The allocator keeps what it was given: a temporary that
-    a library allocates at each call costs page faults only once.
+    cores from the next, so they do it for half a millisecond at most: long enough to be there for the next parallel
+    region of the same pool, over long before another pool has its turn (`pool_pause_s` of the sampler). Without any
+    spinning a region costs 50 to 100 us more, oneDNN's as well as ours (a 3x3 depthwise layer 0.17 ms in place of
+    0.06 ms), and the scheduler may leave both threads of a short sample on one core: twice the time (2 cores of a
+    Xeon with AVX-512, 2026-11-22). The allocator keeps what it was given: a temporary that a library allocates at each
+    call costs page faults only once.
     """
     count = str(threads)
     pools = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -131,8 +135,7 @@ def thread_env(threads: int) -> dict[str, str]:
         "MKL_DYNAMIC": "FALSE",
         "OPENBLAS_THREAD_TIMEOUT": "4",  # log2 of the cycles that an idle OpenBLAS thread spins
         "KMP_BLOCKTIME": "1",  # ms that an idle Intel OpenMP thread spins
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
+        "GOMP_SPINCOUNT": "10000",  # pauses of some 45 ns that an idle thread of GNU OpenMP spins
         "MALLOC_MMAP_MAX_": "0",  # large blocks come from the heap too ...
         "MALLOC_TRIM_THRESHOLD_": str(1 << 40),  # ... which is never given back ...
         "MALLOC_TOP_PAD_": str(64 << 20),  # ... and grows in large steps
