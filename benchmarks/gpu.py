@@ -333,11 +333,11 @@ def _say(result: dict[str, Any]) -> None:
 
 
 def verify(implementation: Any, device: Any, stage: str, start: int) -> Iterator[dict[str, Any]]:
-    """The conformance cases of a row; half types, and everything under a sanitizer, on some of the shapes."""
+    """The conformance cases of a row; other types, and everything under a sanitizer, on some of the shapes."""
     from convbench.testing import conformance
 
     cases = [
-        case for case in conformance.cases(implementation, dtypes=("float32", "float16", "bfloat16"))
+        case for case in conformance.cases(implementation, dtypes=("float32", "float16", "bfloat16", "int8"))
         if (stage != "sanitize" or case.shape_name in SANITIZED_SHAPES)
         and (case.problem.dtype == "float32" or case.shape_name in HALF_SHAPES)
     ]  # fmt: skip

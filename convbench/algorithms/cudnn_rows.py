@@ -149,7 +149,9 @@ class CudnnBf16(CudnnImplementation):
 class CudnnInt8(CudnnImplementation):
     """int8 operands and their exact sums in int32, the forward pass: cuDNN offers no gradients of int8.
 
-    For an H200 it offers engine 0 in both layouts and engine 28 in nhwc, and neither has the note TENSOR_CORE.
+    For an H200 it offers engine 0 in both layouts and engine 28 in nhwc, neither with the note TENSOR_CORE. Asked for
+    results in INT8 instead, which are cut off, it offers engines 60 and 69 too (3x3, C = K = 64, 56x56, batch 32, nhwc;
+    not with C = 66): this row says nothing about how fast those are.
     """
 
     name = "cudnn_int8"

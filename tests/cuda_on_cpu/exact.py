@@ -17,7 +17,7 @@ def require_exact(row: Implementation, problem: Problem, order: int = 0, sanitiz
     recipe = integer_recipe(row, problem, seed=7)
     assert row.exact_on_integers and recipe is not None
     a, b = make_inputs(problem, recipe)
-    out = aligned_empty(problem.out_shape, storage(problem.dtype))
+    out = aligned_empty(problem.out_shape, storage(problem.out_dtype))
     poison(out)
     row.prepare(problem, EmulatedContext(order=order, sanitizer=sanitizer))(a, b, out)
     want = convolve(problem.shape, problem.pass_, *(widened(to_logical(x, problem.layout)) for x in (a, b)))

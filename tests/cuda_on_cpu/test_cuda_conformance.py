@@ -14,11 +14,12 @@ import pytest
 
 from convbench.algorithms._cuda import CudaImplementation
 from convbench.cuda.gpu import H200
+from convbench.devices.arrays import poison, storage
 from convbench.devices.base import make_plan
 from convbench.problem import ConvShape, Pass, Problem
 from convbench.testing import conformance
 from convbench.verify import Verifier
-from convbench.verify.inputs import normal_recipe
+from convbench.verify.inputs import usual_recipe
 from convbench.verify.reference import inputs_of
 from tests.cuda_on_cpu.emulated import EmulatedContext
 
@@ -140,10 +141,11 @@ def test_sanitizers_find_nothing(
     row = ROWS[name]
     chosen = list(telling(row, problems(row, pass_, dtype, layout), MOST_SANITIZED))
     for _, problem in chosen:
-        a, b = inputs_of(problem, normal_recipe(0))
+        a, b = inputs_of(problem, usual_recipe(problem, 0))
         results = []
         for variant in ("plain", sanitizer):
-            out = np.full(problem.out_shape, 0xFF, np.uint8).repeat(a.dtype.itemsize, axis=-1).view(a.dtype)
+            out = np.empty(problem.out_shape, storage(problem.out_dtype))
+            poison(out)
             make_plan(row, problem, EmulatedContext(gpu=GPU, sanitizer=variant)).run(a, b, out)
             results.append(out)
         assert results[0].tobytes() == results[1].tobytes()
