@@ -42,7 +42,8 @@ NAMES = (
     "groups", "blocks", "chunks", "rows", "columns", "pixels", "merged", "turned", "strip",
     "a_top", "a_left", "a_down", "a_right", "a_height", "a_width",
     "out_top", "out_left", "out_down", "out_right", "out_height", "out_width", "strip_step",
-    "channels", "depth", "half", "filters", "left", "panels", "width", "sum_row", "near",
+    "channels", "depth", "half", "filters", "left", "panels", "width", "sum_row", "strip_row",
+    "result_row", "unit", "units", "near",
     "tiles", "left_sums", "right_sums", "transpose", "pack", "pack_table", "backward", "out_floats", "threads",
 )  # fmt: skip
 (
@@ -50,7 +51,8 @@ NAMES = (
     GROUPS, BLOCKS, CHUNKS, ROWS, COLUMNS, PIXELS, MERGED, TURNED, STRIP,
     A_TOP, A_LEFT, A_DOWN, A_RIGHT, A_HEIGHT, A_WIDTH,
     OUT_TOP, OUT_LEFT, OUT_DOWN, OUT_RIGHT, OUT_HEIGHT, OUT_WIDTH, STRIP_STEP,
-    CHANNELS, DEPTH, HALF, FILTERS, LEFT, PANELS, WIDTH, SUM_ROW, NEAR,
+    CHANNELS, DEPTH, HALF, FILTERS, LEFT, PANELS, WIDTH, SUM_ROW, STRIP_ROW,
+    RESULT_ROW, UNIT, UNITS, NEAR,
     TILES, LEFT_SUMS, RIGHT_SUMS, TRANSPOSE, PACK, PACK_TABLE, BACKWARD, OUT_FLOATS, THREADS,
 ) = range(len(NAMES))  # fmt: skip
 
@@ -61,20 +63,15 @@ def block_task(index: int, thread: int, p: int) -> None:
     chunks, blocks, groups = item(p, CHUNKS), item(p, BLOCKS), item(p, GROUPS)
     first_panel, end_panel = share(item(p, PANELS), chunks, index % chunks)
     pixels = item(p, PIXELS)
-    first, last = share((pixels + 1) // 2, blocks, index // chunks % blocks)
-    begin, end = 2 * first, min(2 * last, pixels)
+    first, last = share(item(p, UNITS), blocks, index // chunks % blocks)
+    begin, end = 2 * item(p, UNIT) * first, min(2 * item(p, UNIT) * last, pixels)
     group = index // (chunks * blocks) % groups
     image = index // (chunks * blocks * groups)
     scratch = item(p, SCRATCH) + item(p, PER_THREAD) * thread
     if item(p, TURNED) == 1 and item(p, OUT_RIGHT) > 1:  # between the pixels of a run there are zeros
-        zero(scratch + item(p, RESULT_AT), (end - begin) * item(p, OUT_RIGHT) * item(p, FILTERS))
+        zero(scratch + item(p, RESULT_AT), (end - begin) * item(p, OUT_RIGHT) * item(p, RESULT_ROW))
     _table(p, image, group, begin, end, scratch)
     _products(p, image, group, begin, end, first_panel, end_panel, scratch)
-    if item(p, TURNED) == 1:
-        width, filters, left = item(p, WIDTH), item(p, FILTERS), item(p, LEFT)
-        first, last = first_panel * width, min(end_panel * width, left)  # filters
-        _put_back(p, image, group, begin, end, first, last - first, scratch)
-        _put_back(p, image, group, begin, end, left + first, min(left + last, filters) - left - first, scratch)
 
 
 @njit(error_model="numpy")
@@ -90,7 +87,7 @@ def _run(p: int, at: int, end: int) -> int:
 def _table(p: int, image: int, group: int, begin: int, end: int, scratch: int) -> None:
     """Writes down the rows of the block, run by run, and copies the runs that are not multiplied where they lie."""
     columns, top = item(p, COLUMNS), (end - begin + 1) // 2
-    channels, depth, filters = item(p, CHANNELS), item(p, DEPTH), item(p, FILTERS)
+    channels, filters = item(p, CHANNELS), item(p, FILTERS)
     all_channels, all_filters = channels * item(p, GROUPS), filters * item(p, GROUPS)
     strip, result, at = scratch + item(p, STRIP_AT), scratch + item(p, RESULT_AT), begin
     while at < end:
@@ -100,13 +97,13 @@ def _table(p: int, image: int, group: int, begin: int, end: int, scratch: int) -
         a, a_step = a + 4 * group * channels, 4 * item(p, A_RIGHT) * all_channels
         if item(p, STRIP) == 1:
             _copy_run(p, image, group, h, w, a, run, strip)
-            a, a_step = strip, 4 * item(p, STRIP_STEP) * depth
+            a, a_step = strip, 4 * item(p, STRIP_STEP) * item(p, STRIP_ROW)
             strip += run * a_step
         h, w = item(p, OUT_TOP) + i * item(p, OUT_DOWN), item(p, OUT_LEFT) + j * item(p, OUT_RIGHT)
         c = item(p, OUT) + 4 * ((image * item(p, OUT_HEIGHT) + h) * item(p, OUT_WIDTH) + w) * all_filters
         c, c_step = c + 4 * group * filters, 4 * item(p, OUT_RIGHT) * all_filters
         if item(p, TURNED) == 1:
-            c, c_step = result, 4 * item(p, OUT_RIGHT) * filters
+            c, c_step = result, 4 * item(p, OUT_RIGHT) * item(p, RESULT_ROW)
             result += run * c_step
         _entries(scratch, at - begin, run, top, a, a_step, c, c_step)
         at += run
@@ -133,20 +130,20 @@ def _entries(table: int, first: int, run: int, top: int, a: int, a_step: int, c:
 
 @njit(error_model="numpy")
 def _copy_run(p: int, image: int, group: int, h: int, w: int, a: int, run: int, strip: int) -> None:
-    """Pixels of a run into the strip, `depth` channels each; what nchw has between them comes along."""
-    channels, depth = item(p, CHANNELS), item(p, DEPTH)
+    """Pixels of a run into the strip, their number of channels made even; what nchw has between them comes along."""
+    channels, row = item(p, CHANNELS), item(p, STRIP_ROW)
     pixels = run
     if item(p, TURNED) == 1:
         pixels = (run - 1) * item(p, A_RIGHT) + 1
         plane = item(p, A_HEIGHT) * item(p, A_WIDTH)
         source = ((image * item(p, GROUPS) + group) * channels) * plane + h * item(p, A_WIDTH) + w
-        call(item(p, TRANSPOSE), (channels, pixels, item(p, A) + 4 * source, plane, strip, depth))
+        call(item(p, TRANSPOSE), (channels, pixels, item(p, A) + 4 * source, plane, strip, row))
     else:
         for n in range(run):
-            copy(strip + 4 * n * depth, a + 4 * n * item(p, A_RIGHT) * channels * item(p, GROUPS), channels)
-    if depth > channels:
+            copy(strip + 4 * n * row, a + 4 * n * item(p, A_RIGHT) * channels * item(p, GROUPS), channels)
+    if item(p, DEPTH) > channels:
         for n in range(pixels):
-            zero(strip + 4 * (n * depth + channels), 1)
+            zero(strip + 4 * (n * row + channels), 1)
 
 
 @njit(error_model="numpy")
@@ -176,21 +173,25 @@ def _products(
                 4 * j * width, left, 1 if first > 0 else 0, scratch + item(p, TILE_AT), ahead, ahead_bytes,
             ))  # fmt: skip
             ahead += ahead_bytes
+            if item(p, TURNED) == 1 and first + 2 * half == depth:
+                _put_back(p, image, group, begin, end, j * width, min(width, left - j * width), scratch)
+                right = left + j * width
+                _put_back(p, image, group, begin, end, right, min(width, filters - right), scratch)
 
 
 @njit(error_model="numpy")
 def _put_back(p: int, image: int, group: int, begin: int, end: int, first: int, count: int, scratch: int) -> None:
     """Turns `count` filters of the block's results into the planes of the output, run by run."""
-    columns, step, filters = item(p, COLUMNS), item(p, OUT_RIGHT), item(p, FILTERS)
+    columns, step, row = item(p, COLUMNS), item(p, OUT_RIGHT), item(p, RESULT_ROW)
     plane = item(p, OUT_HEIGHT) * item(p, OUT_WIDTH)
     result, at = scratch + item(p, RESULT_AT) + 4 * first, begin
     while at < end and count > 0:
         run = _run(p, at, end)
         h = item(p, OUT_TOP) + at // columns * item(p, OUT_DOWN)
         w = item(p, OUT_LEFT) + at % columns * step
-        to = ((image * item(p, GROUPS) + group) * filters + first) * plane + h * item(p, OUT_WIDTH) + w
-        call(item(p, TRANSPOSE), ((run - 1) * step + 1, count, result, filters, item(p, OUT) + 4 * to, plane))
-        result += 4 * run * step * filters
+        to = ((image * item(p, GROUPS) + group) * item(p, FILTERS) + first) * plane + h * item(p, OUT_WIDTH) + w
+        call(item(p, TRANSPOSE), ((run - 1) * step + 1, count, result, row, item(p, OUT) + 4 * to, plane))
+        result += 4 * run * step * row
         at += run
 
 
@@ -248,7 +249,8 @@ def _values(made: Plan, problem: Problem, threads: int, target: Target) -> dict[
         "out_down": r.out_step, "out_right": c.out_step, "out_height": made.out_size[0],
         "out_width": made.out_size[1], "strip_step": made.strip_step, "channels": made.channels, "depth": made.depth,
         "half": made.half, "filters": made.filters, "left": made.left, "panels": made.panels, "width": made.width,
-        "sum_row": made.sum_row, "near": made.near and near, "tiles": tiles(target, made.shape).address,
+        "sum_row": made.sum_row, "strip_row": made.strip_row, "result_row": made.result_row, "unit": made.unit,
+        "units": made.units, "near": made.near and near, "tiles": tiles(target, made.shape, made.fetches).address,
         "left_sums": left_sums(target).address, "right_sums": right_sums(target).address,
         "transpose": transpose(target).address, "pack": packing.address, "backward": backward,
         "out_floats": int(np.prod(problem.out_shape)), "threads": threads,

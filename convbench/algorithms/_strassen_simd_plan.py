@@ -23,6 +23,10 @@ HALF = 256
 #: A filter with its sums of at most so many bytes stays in the second-level cache: then blocks of pixels are small, so
 #: that their sums are still near when they are multiplied, and the next pixels are fetched ahead, not the filter.
 NEAR_BYTES = 1 << 20
+#: Pairs of pixels that are turned together.
+TURNED_PAIRS = 8
+#: Most cache lines of the next panel that are fetched in a turn of the k loop.
+MOST_FETCHES = 3
 #: Blocks of rows of the micro-kernel in each half of such a block of pixels.
 NEAR_BLOCKS = 3
 #: Pairs of pixels of a block otherwise: the filter is read from the third-level cache for each of them.
@@ -130,7 +134,17 @@ class Plan:
     @property
     def top(self) -> int:
         """Rows of the upper half of the largest block."""
-        return -(-self.pairs // self.blocks)
+        return -(-self.units // self.blocks) * self.unit
+
+    @property
+    def unit(self) -> int:
+        """Pairs of pixels that stay in one block: nchw is turned 16 pixels at a time."""
+        return TURNED_PAIRS if self.turned else 1
+
+    @property
+    def units(self) -> int:
+        """Of one image."""
+        return -(-self.pairs // self.unit)
 
     @property
     def pairs(self) -> int:
@@ -144,14 +158,14 @@ class Plan:
 
     def scratch(self) -> dict[str, int]:
         """Where the parts of one thread's scratch begin, in bytes; `end` is its size."""
-        pixels, result = 2 * self.top, -(-self.filters // 16) * 16
+        pixels = 2 * self.top
         sizes = {
             "table": 8 * ENTRY * self.top,
             "tile": 4 * 2 * self.shape.rows * self.width,
-            "spare": 4 * result,
+            "spare": 4 * self.filters,
             "sums": 4 * self.top * self.sum_row,
-            "strip": 4 * pixels * self.strip_step * self.depth if self.strip else 0,
-            "result": 4 * pixels * self.columns.out_step * self.filters if self.turned else 0,
+            "strip": 4 * pixels * self.strip_step * self.strip_row if self.strip else 0,
+            "result": 4 * pixels * self.columns.out_step * self.result_row if self.turned else 0,
         }
         places, at = {}, 0
         for name, size in sizes.items():
@@ -162,6 +176,24 @@ class Plan:
     def sum_row(self) -> int:
         """Floats between the sums of two rows, off powers of two."""
         return 4 * self.half + 16
+
+    @property
+    def strip_row(self) -> int:
+        """Floats of a pixel in the strip, off powers of two."""
+        return self.depth + 16
+
+    @property
+    def result_row(self) -> int:
+        """Floats of a pixel of results that are to be turned."""
+        return self.filters + 16
+
+    @property
+    def fetches(self) -> int:
+        """Cache lines fetched in a turn of the k loop, so that the next panel is near in time."""
+        if self.near:
+            return 1
+        lines = self.shape.unroll * self.width // 16  # as many of this panel are read in a turn
+        return min(MOST_FETCHES, -(-lines // -(-self.top // self.shape.rows)))
 
     @property
     def strip_step(self) -> int:
@@ -188,10 +220,12 @@ def plan(problem: Problem, target: Target) -> Plan:
     vectors = gemm.vectors_for(target, -(-filters // 2))
     shape = gemm.Shape(gemm_pixels.rows_for(target, vectors), vectors, 4)
     axes = Axis.of(problem, 0), Axis.of(problem, 1)
-    pairs = max(1, -(-axes[0].count * axes[1].count // 2))
+    turned, pairs = problem.layout == "nchw", max(1, -(-axes[0].count * axes[1].count // 2))
     most = NEAR_BLOCKS * shape.rows if _near(channels, filters) else FAR_PAIRS
+    if turned:
+        pairs, most = -(-pairs // TURNED_PAIRS), -(-most // TURNED_PAIRS)
     return Plan(
-        s.n, s.groups, channels, filters, *axes, a_size, out_size, problem.layout == "nchw",
+        s.n, s.groups, channels, filters, *axes, a_size, out_size, turned,
         shape, shape.columns(target), -(-pairs // most),
     )  # fmt: skip
 

@@ -26,8 +26,6 @@ TOP, BOTTOM, SUMS, C_TOP, C_BOTTOM = range(5)
 ENTRY = 5
 #: Order of B's seven matrices, (half, width) each, in a panel: B11, B21, T2, T3, -T4, T1 (first B12), B22.
 PRODUCTS, RIGHT = 7, 5
-#: Cache lines that are fetched ahead in a turn of the k loop.
-FETCHES = 2
 
 #: rows: of the table. columns, right_columns: of the left and of the right quadrants (at most a panel). first: from a
 #: row's address to A11 (A12 is `half` elements further), half: depth of the products. b: address of a panel. c: bytes
@@ -40,22 +38,25 @@ TILES = (
 
 
 @kernel
-def tiles(target: Target, shape: Shape) -> Emitter:
-    """The kernel for panels of shape.columns(target) columns and blocks of at most shape.rows rows."""
-    e = Emitter(target, f"strassen_{target.name}_{shape.rows}x{shape.vectors}_{shape.unroll}", TILES)
+def tiles(target: Target, shape: Shape, fetches: int = 1) -> Emitter:
+    """The kernel for panels of shape.columns(target) columns and blocks of at most shape.rows rows.
+
+    fetches: cache lines that are fetched ahead in each turn of the k loop.
+    """
+    e = Emitter(target, f"strassen_{target.name}_{shape.rows}x{shape.vectors}_{shape.unroll}_{fetches}", TILES)
     rows, columns, right_columns, table, _, half, b, *_, ahead, ahead_bytes = e.args
     left, right = (
         [e.mask(e.sub(count, v * e.lanes)) for v in range(shape.vectors)] for count in (columns, right_columns)
     )
-    turn_bytes = e.mul(e.b.sdiv(half, e.i(shape.unroll)), PRODUCTS * FETCHES * LINE)
+    turn_bytes = e.mul(e.b.sdiv(half, e.i(shape.unroll)), PRODUCTS * fetches * LINE)
 
     def block(index: Value, first: Value, count: int) -> None:
         start = e.mul(turn_bytes, index)
         wanted = e.less(start, ahead_bytes)
         fetch = e.b.select(wanted, e.add(ahead, start), b)
-        step = e.b.select(wanted, e.i(FETCHES * LINE), e.i(0))
+        step = e.b.select(wanted, e.i(fetches * LINE), e.i(0))
         entries = e.at(e.pointer(table, I64), e.mul(first, ENTRY))
-        _Tile(e, shape, count, entries, (left, right), e.pointer(b), fetch, step).write()
+        _Tile(e, shape, count, entries, (left, right), e.pointer(b), fetch, step, fetches).write()
 
     _blocks(e, rows, shape.rows, block)
     return e
@@ -63,7 +64,8 @@ def tiles(target: Target, shape: Shape) -> Emitter:
 
 @dataclass
 class _Tile:
-    """One block of rows. b: the next row of the panel, fetch: the next line to be fetched, by `step` bytes a turn."""
+    """One block of rows. b: the next row of the panel, fetch: the next of the lines to be fetched, by `step`
+    bytes a turn."""
 
     e: Emitter
     shape: Shape
@@ -73,6 +75,7 @@ class _Tile:
     b: Value
     fetch: Value
     step: Value
+    fetches: int
 
     def write(self) -> None:
         """The whole block, in the order of the formulas above."""
@@ -116,7 +119,7 @@ class _Tile:
         done = e.mul(e.b.sdiv(half, e.i(unroll)), unroll)
         with e.loop(done, [*sums, self.b, self.fetch], step=unroll, name="k") as k:
             *now, b, fetch = k.carried
-            for line in range(FETCHES):
+            for line in range(self.fetches):
                 prefetch(e, e.pointer(e.add(fetch, LINE * line)), write=False, level=2)
             for further in range(unroll):
                 now = self._step(now, a_rows, e.at(b, further * width), k.index, further)
