@@ -15,24 +15,22 @@ import numpy as np
 from convbench.devices.arrays import as_real, poison, poisoned, widened
 from convbench.devices.base import Plan, make_plan
 from convbench.devices.cpu import CpuDevice
-from convbench.problem import Pass, Problem
+from convbench.problem import Problem
 from convbench.registry import Implementation
 from convbench.verify import compare
 from convbench.verify.buffers import Operands, same_bytes, timing_copies
 from convbench.verify.compare import CheckFailed
 from convbench.verify.inputs import Recipe, integer_recipe, reduction_channels, to_logical, usual_recipe
-from convbench.verify.oracle import convolve, sample
 from convbench.verify.reference import (
-    CACHE,
     FULL_MACS,
     Reference,
     coefficients,
     inputs_of,
-    operands_of,
     project,
     reference_of,
 )
-from convbench.verify.tolerance import block_argmax, block_maximum, growth_of, in_whole_blocks, storing_eps
+from convbench.verify.squares import mixed_squares, sampled_squares
+from convbench.verify.tolerance import block_maximum, growth_of, storing_eps
 from convbench.verify.verdict import ALL_CHECKS, Verdict
 
 #: How long a result is watched for late writes, in seconds; longer when it looks unfinished.
@@ -344,13 +342,13 @@ class Verifier:
         growth, stored = growth_of(implementation, self.problem), storing_eps(implementation, self.problem)
         footprint = implementation.error_footprint(self.problem)
         if reference.want is not None and reference.squares is not None:
-            squares = self._mixed_squares(reference.squares, recipe, footprint)
+            squares = mixed_squares(self.problem, reference.squares, recipe, footprint, self._xp)
             largest = block_maximum(squares, footprint)[..., : got.shape[2], : got.shape[3]]
             tol = growth * np.sqrt(largest) + stored * np.abs(reference.want)
             scale = float(np.sqrt(squares.sum()))
             self._within_bound("normal", widened(got), reference.want, tol, (growth + stored) * scale)
         elif reference.index is not None and reference.sampled is not None and "sample" in self.checks:
-            squares = self._sampled_squares(reference, recipe, footprint)
+            squares = sampled_squares(self.problem, reference, recipe, footprint)
             tol = growth * np.sqrt(squares) + stored * np.abs(reference.sampled)
             sampled = widened(got[tuple(reference.index)])
             limit = (growth + stored) * float(np.sqrt(reference.sampled_squares.sum()))  # type: ignore[union-attr]
@@ -385,58 +383,6 @@ class Verifier:
         error = float(np.sqrt(np.square(got - want).sum()))
         if not error <= l2_limit:
             raise _BoundExceeded(check, f"the L2 norm of the error is {error:.3g}, allowed {l2_limit:.3g}")
-
-    def _mixed_squares(
-        self, squares: Any, recipe: Recipe, footprint: tuple[int, int] | None
-    ) -> Any:
-        """x^2 * w^2, and with a footprint at least what the mean of w^2 over its taps would give, in whole blocks.
-
-        A transform computes whole blocks and mixes all taps of a filter before any is left out. So a result that few
-        taps reach (an image of one pixel, a far corner of the padding) has the rounding errors of a filter of average
-        taps, and of the results of its block that lie beyond the last one asked for.
-        """
-        if footprint is None or self.problem.pass_ is Pass.BACKWARD_WEIGHTS:
-            return squares
-        p = self.problem
-        key = f"mixed {self._xp.__name__} {p.shape} {p.pass_} {p.dtype} {recipe.key} {footprint}"
-        found: Any = CACHE.get(key)
-        if found is None:
-            xp = self._xp
-            a, b = operands_of(self.problem, recipe, xp)
-            even = xp.broadcast_to(np.square(widened(b)).mean(axis=(2, 3), keepdims=True), b.shape)
-            shape = in_whole_blocks(self.problem.shape, self.problem.pass_, footprint)
-            if self.problem.pass_ is Pass.BACKWARD_DATA:  # more of dx has more windows, which got no error
-                a = xp.pad(a, ((0, 0), (0, 0), (0, shape.p - a.shape[2]), (0, shape.q - a.shape[3])))
-            found = convolve(shape, self.problem.pass_, a, even, square_a=True)
-            inside = found[..., : squares.shape[2], : squares.shape[3]]
-            np.maximum(inside, squares, out=inside)
-            CACHE.put(key, found, found.nbytes)
-        return found
-
-    def _sampled_squares(
-        self, reference: Reference, recipe: Recipe, footprint: tuple[int, int] | None
-    ) -> np.ndarray:
-        """x^2 * w^2 at the samples; with a footprint, at least that of the block's place where its sum over
-        channels is largest (a member of the block: the bound never exceeds the block's true maximum)."""
-        assert reference.index is not None and reference.sampled_squares is not None
-        if footprint is None or reference.projected_squares is None:
-            return reference.sampled_squares
-        key = f"companions {self.problem.shape} {self.problem.pass_} {self.problem.dtype} {recipe.key} {footprint}"
-        found = CACHE.get(key)
-        if found is None:
-            first, channel, rows, columns = reference.index
-            shape = self.problem.shape
-            if self.problem.pass_ is Pass.BACKWARD_WEIGHTS:  # planes by (group of k, c)
-                plane = (first // shape.kg, channel)
-            else:  # planes by (image, group of the channel)
-                plane = (first, channel // reduction_channels(self.problem))
-            at = block_argmax(reference.projected_squares, footprint, np.stack([*plane, rows, columns]))
-            a, b = operands_of(self.problem, recipe)
-            companions = np.stack([first, channel, *at])
-            found = sample(shape, self.problem.pass_, a, b, companions)[1]
-            CACHE.put(key, found, found.nbytes)
-        assert isinstance(found, np.ndarray)
-        return np.maximum(found, reference.sampled_squares)
 
     def _second_run(self, number: int, judge: Callable[..., None], *arguments: Any) -> None:
         """Judges a result; what only the second run on the same inputs shows is a finding of "twice"."""

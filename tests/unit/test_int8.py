@@ -21,6 +21,7 @@ from convbench.devices.base import make_plan
 from convbench.devices.cpu import CpuContext, aligned_empty
 from convbench.errors import ProblemError, Unsupported
 from convbench.problem import INT8_PRODUCTS, LAYOUTS, ConvShape, Pass, Problem
+from convbench.records import read_records
 from convbench.registry import implementations
 from convbench.runner.budget import weight
 from convbench.testing.conformance import SHAPES
@@ -184,7 +185,7 @@ def test_poison_of_integers_and_of_floats_is_known_again() -> None:
         assert poisoned(array).tolist() == [False, False, True, True, False, False], dtype
 
 
-# ---- the library
+# ---- the library and the command line
 
 
 def operands(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -220,6 +221,19 @@ def test_gradients_are_sums_too_and_the_vendor_has_none() -> None:
 def test_auto_takes_the_vendor_s_row() -> None:
     assert choose(Problem(SMALL, dtype="int8")).name == "onednn_int8"
     assert choose(Problem(SMALL, Pass.BACKWARD_DATA, "int8")).name == "direct_naive_numba"
+
+
+def test_a_run_verifies_and_times_what_takes_int8(tmp_path: Path) -> None:
+    command = ["run", "mb1ic8ih10oc12kh3ph1", "--dtype", "int8", "--quick", "--algorithm", "direct_n*", "--output"]
+    done = subprocess.run(
+        [sys.executable, "-m", "convbench", *command, str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    records = {r.case.implementation: r for r in read_records(tmp_path / "run" / "records.jsonl")}
+    timed = records["direct_naive_numba"]
+    assert (timed.status, timed.arithmetic) == ("ok", "int8-acc32") and timed.samples.ns
+    assert timed.case.problem.dtype == "int8" and timed.error.max_abs == 0.0
+    assert records["direct_numpy"].status == "unsupported" and "not int8" in records["direct_numpy"].reason
 
 
 # ---- oneDNN
