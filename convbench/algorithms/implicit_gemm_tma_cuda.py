@@ -8,9 +8,17 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from convbench.algorithms._cuda import CudaImplementation, blocks
+from convbench.algorithms._cuda import CudaImplementation, blocks, different
 from convbench.algorithms._cuda_sums import THREADS as THREADS_ADDING
-from convbench.algorithms._implicit_gemm_cuda import Cut, Geometry, Tile, cut_of, pack_filter, too_large
+from convbench.algorithms._implicit_gemm_cuda import (
+    PARTS_BYTES,
+    Cut,
+    Geometry,
+    Tile,
+    cut_of,
+    pack_filter,
+    too_large,
+)
 from convbench.cuda.gpu import H200, Gpu
 from convbench.cuda.program import At, Buffer, Im2colMap, Launch, Long, Program, Step, Struct, TiledMap
 from convbench.cuda.tensor_map import OFFSETS, refusal
@@ -39,8 +47,10 @@ class ImplicitGemmTma(CudaImplementation):
     reference = "Chetlur et al. 2014 (arXiv 1410.0759), section 3.2"
     #: ARITHMETIC of the kernel.
     code: ClassVar[int]
+    #: One block an SM: a single one reaches the whole rate. Rates by what L2 must give (the kernel's header).
     tiles: ClassVar[tuple[Tile, ...]] = (
-        Tile(128, 256, 1750.0, 1.0, (16, 256), 4), Tile(128, 128, 1450.0, 1.0, (16, 128), 4),
+        Tile(128, 256, 1750.0, 1.0, (16, 256), 4), Tile(256, 128, 1650.0, 1.0, (32, 128), 4),
+        Tile(128, 128, 1400.0, 1.0, (16, 128), 4), Tile(256, 64, 1100.0, 1.0, (32, 64), 4),
     )  # fmt: skip
 
     def limits(self, problem: Problem) -> str | None:
@@ -59,7 +69,7 @@ class ImplicitGemmTma(CudaImplementation):
         large = too_large(problem)
         if large:
             return large
-        wrong = refusal(source_map(problem), problem.item_bytes)
+        wrong = refusal(source_map(problem, self.tiles[0].m), problem.item_bytes)
         return f"implicit_gemm: TMA's map of the image: {wrong}" if wrong else None
 
     def program(self, problem: Problem, gpu: Gpu) -> Program:
@@ -67,11 +77,13 @@ class ImplicitGemmTma(CudaImplementation):
         return self._program(problem, cut_of(_geometry(problem), gpu, self.tiles))
 
     def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
-        """The other tile, and other numbers of parts."""
+        """The other tiles, and other numbers of parts."""
         chosen = cut_of(_geometry(problem), gpu, self.tiles)
-        cuts = [Cut(tile, parts) for tile in self.tiles for parts in sorted({1, 2, chosen.parts})]
+        most = PARTS_BYTES // (4 * math.prod(problem.out_shape))
+        numbers = [parts for parts in sorted({1, 2, chosen.parts}) if parts == 1 or parts <= most]
+        cuts = [Cut(tile, parts) for tile in self.tiles for parts in numbers]
         programs = {f"{cut.tile.m}x{cut.tile.n}/{cut.parts}": self._program(problem, cut) for cut in cuts}
-        return {name: program for name, program in programs.items() if program != self._program(problem, chosen)}
+        return different(self._program(problem, chosen), programs)
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Whole tiles, on a GPU like an H200; taps on padding and the rest of 64 channels of each tap included."""
@@ -111,7 +123,7 @@ class ImplicitGemmTma(CudaImplementation):
             (geometry.grid(tile), parts, 1),
             (THREADS, 1, 1),
             (
-                source_map(problem), filter_map, At("out"), At("parts" if parts > 1 else "out"),
+                source_map(problem, tile.m), filter_map, At("out"), At("parts" if parts > 1 else "out"),
                 walk(problem, each, geometry.tiles_n(tile)), Long(math.prod(problem.out_shape)),
             ),
             shared_bytes=ALIGNED_BYTES + tile.stages * ((tile.m + tile.n) * ROW_BYTES + BARRIER_BYTES),
@@ -141,8 +153,8 @@ def first_taps(problem: Problem) -> tuple[int, int]:
     return s.padding[0] - (s.r - 1) * s.dilation[0], s.padding[2] - (s.s - 1) * s.dilation[1]
 
 
-def source_map(problem: Problem) -> Im2colMap:
-    """The image that is read: its bounding box has the first tap of every result."""
+def source_map(problem: Problem, pixels: int) -> Im2colMap:
+    """The image that is read, `pixels` at a time: its bounding box has the first tap of every result."""
     s, (top, left) = problem.shape, first_taps(problem)
     if problem.pass_ is Pass.FORWARD:
         sizes, places = (s.c, s.w, s.h, s.n), (s.q, s.p)
@@ -152,7 +164,7 @@ def source_map(problem: Problem) -> Im2colMap:
     lower = (left, top)
     upper = tuple(first + (count - 1) * step + 1 - size for first, count, step, size in zip(
         lower, places, steps, sizes[1:3], strict=True))  # fmt: skip
-    return Im2colMap("a", sizes=sizes, channels=CHANNELS, pixels=128, lower=lower, upper=(upper[0], upper[1]),
+    return Im2colMap("a", sizes=sizes, channels=CHANNELS, pixels=pixels, lower=lower, upper=(upper[0], upper[1]),
                      steps=(steps[0], steps[1]))  # fmt: skip
 
 

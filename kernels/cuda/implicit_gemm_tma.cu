@@ -10,8 +10,8 @@
 // so that of channels that fill 64 badly the rest is multiplied by zero.
 //
 // ARITHMETIC 16: half, 17: bfloat16; float sums, results in the same type. Three warpgroups: one thread of the first
-// starts the copies, STAGES steps ahead, and hands its warpgroup's registers on; each of the others multiplies 64 rows
-// by BLOCK_N columns with one wgmma for 16 products of the sum, BLOCK_N / 2 sums a thread. Mbarriers: `full` of a stage
+// starts the copies, STAGES steps ahead, and hands its warpgroup's registers on; each of the others multiplies half of
+// the tile's rows, 64 by BLOCK_N columns with one wgmma for 16 products of the sum. Mbarriers: `full` of a stage
 // ends a phase when its bytes have landed, `empty` when the eight warps have done its products. A warp frees a stage
 // when the products of the following one are under way. Warp specialisation as in NVIDIA's CUTLASS 3; here a block has
 // one tile.
@@ -23,8 +23,9 @@
 // BLOCK_N) * 128 + 16) bytes of shared memory: tiles begin at multiples of 1024. parts > 1: floats to `parts` + part *
 // out_elements, to be added by another kernel. Maps: convbench/algorithms/implicit_gemm_tma_cuda.py.
 //
-// 128 x 256 x 64: 1024 clocks at the full rate of the tensor cores, in which shared memory gives 80 KB of 128 and L2
-// 48 KB, the bound; 128 x 128: 512 clocks, 48 KB of 64, and 32 KB. One block an SM: 128 or 64 KB in flight.
+// 128 x 256 x 64: 1024 clocks at the full rate of the tensor cores, in which shared memory gives 80 KB of 128 and L2 48
+// KB, the bound. 256 x 128: the same from L2, 96 KB; 128 x 128: 512 clocks and 32 KB; 256 x 64, for 64 channels: 512
+// clocks, 40 KB, and 64 KB of 64. 128 sums a thread, 64 in the last two; one block an SM, up to 192 KB in flight.
 //
 // Test: pytest tests/cuda_on_cpu -k tma
 #include "device.cuh"
@@ -36,7 +37,7 @@
 #define ARITHMETIC 16
 #endif
 #ifndef BLOCK_M
-#define BLOCK_M 128  // two warpgroups of 64 rows
+#define BLOCK_M 128
 #endif
 #ifndef BLOCK_N
 #define BLOCK_N 128
@@ -51,7 +52,9 @@
 #define ROW_BYTES 128
 #define ROW_ELEMENTS (ROW_BYTES / (int)sizeof(Element))
 #define STAGE_BYTES ((BLOCK_M + BLOCK_N) * ROW_BYTES)
-#define CONSUMERS 8  // warps
+#define CONSUMERS 8            // warps
+#define WARPGROUP_ROWS (BLOCK_M / 2)
+#define PIECES (BLOCK_M / 128)  // of 64 rows, which one wgmma multiplies
 
 #define JOINED(a, b, c) a##b##c
 #define NAME_OF(type, columns) JOINED(wgmma_##type##_64x, columns, x16)
@@ -106,11 +109,14 @@ __device__ __forceinline__ void produce(const TensorMap& source, const TensorMap
     }
 }
 
-// A warpgroup: its 64 rows of the tile at `stages`, summed over the steps.
-__device__ __forceinline__ void consume(float (&sums)[BLOCK_N / 2], const unsigned char* stages, Mbarrier* full,
+// A warpgroup: its rows of the tile at `stages`, summed over the steps.
+__device__ __forceinline__ void consume(float (&sums)[PIECES][BLOCK_N / 2], const unsigned char* stages, Mbarrier* full,
                                         Mbarrier* empty, int row, int lane, int steps) {
 #pragma unroll
-    for (int i = 0; i < BLOCK_N / 2; ++i) sums[i] = 0.0f;
+    for (int piece = 0; piece < PIECES; ++piece) {
+#pragma unroll
+        for (int i = 0; i < BLOCK_N / 2; ++i) sums[piece][i] = 0.0f;
+    }
     Place place = {0, 0};
     int before = 0;
 #pragma unroll 1
@@ -120,7 +126,12 @@ __device__ __forceinline__ void consume(float (&sums)[BLOCK_N / 2], const unsign
         mbarrier_wait(full + place.stage, place.parity);
         wgmma_begin();
 #pragma unroll
-        for (int j = 0; j < ROW_BYTES / 32; ++j) WGMMA_PRODUCT(sums, rows_m + j * 32, rows_n + j * 32);
+        for (int j = 0; j < ROW_BYTES / 32; ++j) {
+#pragma unroll
+            for (int piece = 0; piece < PIECES; ++piece) {
+                WGMMA_PRODUCT(sums[piece], rows_m + piece * 64 * ROW_BYTES + j * 32, rows_n + j * 32);
+            }
+        }
         wgmma_commit();
         wgmma_wait<1>();  // the products of the step before are done
         __syncwarp();
@@ -214,21 +225,22 @@ implicit_gemm_tma(const __grid_constant__ TensorMap source, const __grid_constan
         return;
     }
     registers_more<240>();
-    float sums[BLOCK_N / 2];
-    consume(sums, stages, full, empty, thread / 128 * 64 - 64, lane, step1 - step0);
+    float sums[PIECES][BLOCK_N / 2];
+    const int group_row = (thread / 128 - 1) * WARPGROUP_ROWS;
+    consume(sums, stages, full, empty, group_row, lane, step1 - step0);
 
-    const int first = m0 + (thread - 128) / 32 * 16 + lane / 4, room = f.columns - n0;
+    const int first = m0 + group_row + thread % 128 / 32 * 16 + lane / 4, room = f.columns - n0;
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
-        const int row = first + 8 * upper;
+    for (int i = 0; i < 2 * PIECES; ++i) {
+        const int upper = i % 2, row = first + i / 2 * 64 + 8 * upper;
         const int there = row < f.rows ? room : 0;  // lanes exchange results of rows that do not exist, too
         const long long place = (long long)row * f.columns + n0;
         if (gridDim.y > 1) {
-            store_pairs(parts + blockIdx.y * out_elements + place, sums, upper, lane, there, f.columns % 2 == 0);
+            store_pairs(parts + blockIdx.y * out_elements + place, sums[i / 2], upper, lane, there, f.columns % 2 == 0);
         } else if (f.columns % 8 == 0) {
-            store_whole(out + place, sums, upper, lane, there);
+            store_whole(out + place, sums[i / 2], upper, lane, there);
         } else {
-            store_pairs(out + place, sums, upper, lane, there, f.columns % 2 == 0);
+            store_pairs(out + place, sums[i / 2], upper, lane, there, f.columns % 2 == 0);
         }
     }
 }

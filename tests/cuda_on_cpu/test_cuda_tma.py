@@ -27,6 +27,7 @@ from tests.cuda_on_cpu.rows import accept
 ALL = catalog.load().implementations
 NAMES = ("fp16", "bf16")
 ROWS = {name: ALL[f"implicit_gemm_tma_{name}_cuda"] for name in NAMES}
+TILE = next(tile for tile in ROWS["fp16"].tiles if (tile.m, tile.n) == (128, 128))
 make = ConvShape.make
 #: Rows and columns past one tile, channels that 64 and 8 do not divide, every parameter of the bounding box.
 SHAPES = {
@@ -41,6 +42,7 @@ SHAPES = {
     "far_taps": make(1, 8, 20, 24, 8, 2, 3, padding=((20, 0), (0, 24)), dilation=(20, 20)),
     "stride_8": make(1, 8, 40, 33, 16, 3, 3, stride=8, padding=1),
     "many_images": make(37, 16, 3, 4, 16, 3, 3, padding=1),
+    "wide": make(1, 64, 16, 20, 128, 3, 3, padding=1),
 }
 
 
@@ -55,7 +57,7 @@ def taken(pass_: Pass) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pass_", ROWS["fp16"].passes)
 def test_results_are_exact_in_every_order(name: str, pass_: Pass) -> None:
-    assert len(taken(pass_)) >= (11 if pass_ is Pass.FORWARD else 7)
+    assert len(taken(pass_)) >= (12 if pass_ is Pass.FORWARD else 8)
     for shape, order in itertools.product(taken(pass_), range(4)):
         require_exact(ROWS[name], problem_of(name, SHAPES[shape], pass_), order=order)
 
@@ -80,7 +82,7 @@ def test_every_tile_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_alternatives_compute_the_same() -> None:
     problem = problem_of("fp16", make(1, 200, 6, 6, 64, 3, 3, padding=1))
     others = ROWS["fp16"].alternatives(problem, H200)
-    assert {"128x256/1", "128x128/2"} <= set(others) | {"128x128/1"}
+    assert len(others) >= 7
     for program in others.values():
         a, b = operands(problem)
         assert np.array_equal(computed(program, problem, a, b), expected(problem, a, b))
@@ -230,7 +232,7 @@ def outcome(path: Path, variant: str) -> str:
     """right, wrong, NaN, or what was said; ten steps of the sum through four stages."""
     sanitizer, order = variant.split()
     problem = problem_of("fp16", make(1, 120, 5, 6, 16, 1, 5, padding=((0, 0), (2, 2))))
-    (step,) = ROWS["fp16"]._program(problem, Cut(ROWS["fp16"].tiles[1], 1)).steps
+    (step,) = ROWS["fp16"]._program(problem, Cut(TILE, 1)).steps
     a, b = operands(problem)
     try:
         got = computed(Program((replace(step, file=str(path)),)), problem, a, b, order=int(order), sanitizer=sanitizer)

@@ -1,6 +1,6 @@
 // Hopper's products of a warpgroup, 128 threads (sm_90a): operands in shared memory, sums in registers.
 //
-//   wgmma_f16_64x128x16(d, a, b)   d (64 x 128) += a (64 x 16) b^T (128 x 16); also 64x256x16, and bf16
+//   wgmma_f16_64x128x16(d, a, b)   d (64 x 128) += a (64 x 16) b^T (128 x 16); also 64x64x16, 64x256x16, and bf16
 //   wgmma_begin()              before the first product that uses registers which were written otherwise
 //   wgmma_commit()             closes the group of products that this warpgroup started
 //   wgmma_wait<N>()            waits for all but the last N groups; their operands may be overwritten then
@@ -35,6 +35,17 @@ __device__ __forceinline__ void copies_before_wgmma() { asm volatile("fence.prox
 #define WGMMA_SUMS_8(i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),  \
         "+f"(d[i + 7])
+
+#define WGMMA_64x64x16(name, types)                                                                                  \
+    __device__ __forceinline__ void name(float (&d)[32], const void* a, const void* b) {                             \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." types                                             \
+                     " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,"\
+                     "%26,%27,%28,%29,%30,%31}, %32, %33, 1, 1, 1, 0, 0;"                                            \
+                     : WGMMA_SUMS_8(0), WGMMA_SUMS_8(8), WGMMA_SUMS_8(16), WGMMA_SUMS_8(24)                          \
+                     : "l"(wgmma_descriptor(a)), "l"(wgmma_descriptor(b)));                                          \
+    }
+WGMMA_64x64x16(wgmma_f16_64x64x16, "f16.f16")
+WGMMA_64x64x16(wgmma_bf16_64x64x16, "bf16.bf16")
 
 #define WGMMA_64x128x16(name, types)                                                                                 \
     __device__ __forceinline__ void name(float (&d)[64], const void* a, const void* b) {                             \
@@ -112,6 +123,8 @@ inline void wgmma_check(const void* rows, const char* file, int line) {
         wgmma_check(b, file, line);                                                            \
         emulator_later(wgmma_emulated<type, columns>, d, a, b);                                \
     }
+WGMMA_EMULATED(wgmma_f16_64x64x16, __half, 64)
+WGMMA_EMULATED(wgmma_bf16_64x64x16, __nv_bfloat16, 64)
 WGMMA_EMULATED(wgmma_f16_64x128x16, __half, 128)
 WGMMA_EMULATED(wgmma_bf16_64x128x16, __nv_bfloat16, 128)
 WGMMA_EMULATED(wgmma_f16_64x256x16, __half, 256)
