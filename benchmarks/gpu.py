@@ -5,10 +5,13 @@
 Stages, in order: `compile` (every kernel for this GPU), `verify` (every row for a GPU on the conformance shapes,
 through the Verifier, each row in a process of its own), `sanitize` (a few shapes of each row under compute-sanitizer,
 where that is installed), `ceilings` (copy bandwidth, products by the vendor's BLAS), `sweep` (other tiles of the rows
-that offer them), `headline` (the suite gpu_headline). A stage that is finished is not repeated: run the command again
-and it goes on, and what a row's process left when it crashed or ran out of time is kept. The output holds a JSON file
-a stage, headline/ (a run directory) and summary.md. Exit code 5 with one message where there is no GPU, 3 where a
-result is wrong, 6 where a row failed or a stage did not end.
+that offer them), `headline` (the suite gpu_headline).
+
+Nothing that is finished is repeated while the sources stay as they are: run the command again and it goes on where it
+stopped, or was killed, with the step that was under way. A step that ends its process, or twice takes all the time
+there is, is kept as failed and the next one begins. The output holds a JSON file a stage, journals/ and logs/ (what
+each process said), headline/ (a run directory) and summary.md, which begins with what failed or is not done. Exit code
+5 with one message where nothing can run, 3 where a result is wrong, 6 where something failed or is not done.
 """
 
 from __future__ import annotations
@@ -16,36 +19,39 @@ from __future__ import annotations
 import argparse
 import ctypes
 import fnmatch
+import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from convbench import errors, probe
-from convbench.cuda.manifest import ARCHITECTURES
-from convbench.environment import build_id
-from convbench.worker import EXIT_GPU_LOST
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import gpu_summary  # noqa: E402
+from benchmarks.gpu_journal import SANITIZER_ERROR, Journal, end_all, run_process  # noqa: E402
+from convbench import errors, probe  # noqa: E402
+from convbench.cuda.manifest import ARCHITECTURES  # noqa: E402
+from convbench.worker import EXIT_GPU_LOST  # noqa: E402
+
 STAGES = ("compile", "verify", "sanitize", "ceilings", "sweep", "headline")
 #: Of the time that is left when a stage begins: what it may take.
 SHARE = {"compile": 0.3, "verify": 0.35, "sanitize": 0.25, "ceilings": 0.3, "sweep": 0.3, "headline": 0.95}
-HALF_SHAPES = ("odd_channels", "asymmetric_padding", "many_channels", "filter_5x5", "pointwise", "stride_2x1",
-               "groups", "depthwise", "padding_beyond_filter")  # fmt: skip
-SANITIZED_SHAPES = ("odd_channels", "stride_2x1")
+#: Stages that time nothing: several processes share the GPU.
+SIDE_BY_SIDE = {"verify": 4, "sanitize": 4}
 SANITIZER_TOOLS = ("memcheck", "racecheck")
-SANITIZER_ERROR = 99
 RESTARTS = 5
-SWEEP_LAYERS = ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_1")
-SWEEP_BATCH = 32
-SWEEP_LOOPS, SWEEP_SAMPLES = 8, 5
+LEAST_S = 20.0  # for one process: it has to import and to compile before it does anything
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,17 +62,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE", help="only these stages")
     parser.add_argument("--row", action="append", metavar="GLOB", help="only these rows (all stages but the headline)")
     parser.add_argument("--check", action="store_true", help="only look whether there is a driver and a GPU")
-    parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--child", nargs=2, metavar=("STAGE", "ROW"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.child:
-        return child(*options.child, options.start)
     try:
         if options.check:
             require_driver()
             return errors.EXIT_OK
-        listing = probe.probe()
-        return Session(listing, options.minutes, options.output, options.row).run(options.only)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        session = Session(probe.probe(), options.minutes, options.output, options.row)
+        try:
+            return session.run(options.only)
+        except KeyboardInterrupt:
+            raise errors.Interrupted(f"interrupted: run it again and it goes on; so far: {session.folder}") from None
+        finally:
+            end_all()
     except errors.ConvbenchError as error:
         print(f"make gpu: {error}", file=sys.stderr)
         return error.exit_code
@@ -94,7 +102,11 @@ def _no_gpu(reason: str) -> str:
 
 
 class Session:
-    """Stages of one machine, with the time that they share. Raises Unavailable where no GPU can be used."""
+    """Stages of one machine, with the time that they share.
+
+    Raises Unavailable where no GPU or no row can be used, UsageError where no row is meant, OutputError where the
+    folder cannot be written.
+    """
 
     def __init__(
         self,
@@ -107,35 +119,60 @@ class Session:
         gpu = listing.get("gpu") or {"why": "no algorithm for a GPU is registered"}
         if "why" in gpu:
             raise errors.Unavailable(_no_gpu(gpu["why"]))
+        if not minutes > 0:
+            raise errors.UsageError(f"--minutes must be more than 0, not {minutes:g}")
         self.gpu, self._clock = gpu, clock
-        available = [d["name"] for d in listing["implementations"] if d["device"] == "cuda" and not d["unavailable"]]
-        self.rows = [name for name in available if any(fnmatch.fnmatch(name, glob) for glob in globs or ["*"])]
-        self.missing = {
-            d["name"]: d["unavailable"]
-            for d in listing["implementations"] if d["device"] == "cuda" and d["unavailable"]
-        }  # fmt: skip
-        self.folder = output or ROOT / "reports" / "reference" / machine_name(gpu["name"])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._end = clock() + 60 * minutes
+        why = {d["name"]: d["unavailable"] for d in listing["implementations"] if d["device"] == "cuda"}
+        meant = [name for name in why if any(fnmatch.fnmatch(name, glob) for glob in globs or ["*"])]
+        if not meant:
+            raise errors.UsageError(f"--row {' '.join(globs or [])} fits none of the rows for a GPU: {', '.join(why)}")
+        self.rows = [name for name in meant if not why[name]]
+        if not self.rows:
+            raise errors.Unavailable(f"none of {len(meant)} rows can run here; {meant[0]}: {why[meant[0]]}")
+        self.missing = {name: reason for name, reason in why.items() if reason}
+        self.folder = (output or ROOT / "reports" / "reference" / machine_name(gpu["name"])).resolve()
+        self._code, self._lock, self._end = code_id(), threading.Lock(), clock() + 60 * minutes
+        self._headline_problem = ""
+        try:
+            (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> errors.OutputError:
+        return errors.OutputError(
+            f"cannot write to {self.folder}: {error.strerror or error}; make room there, or choose another folder with "
+            "--output, and run the command again"
+        )
 
     def run(self, stages: list[str] | tuple[str, ...]) -> int:
-        """All of these stages, then the summary; the exit code says the worst."""
-        for stage in STAGES:
-            if stage not in stages:
-                continue
-            seconds = SHARE[stage] * (self._end - self._clock())
-            print(f"{stage}: up to {max(0.0, seconds):.0f} s", flush=True)
-            if stage == "compile":
-                self._compile(seconds)
-            elif stage == "headline":
-                self._headline(seconds)
-            elif stage == "sanitize" and sanitizer() is None:
-                self._write(stage, {"": {"finished": True, "notes": ["compute-sanitizer is not installed"]}})
-            else:
-                self._stage(stage, seconds)
-        (self.folder / "summary.md").write_text(self.summary())
+        """All of these stages, then the summary; the exit code says the worst. Raises OutputError."""
+        try:
+            try:
+                for stage in (s for s in STAGES if s in stages):
+                    self._run_stage(stage, max(0.0, SHARE[stage] * (self._end - self._clock())))
+            finally:
+                points = [point for stage in STAGES if stage in stages for point in self._open_points(stage)]
+                found = {stage: self._read(stage) for stage in STAGES[:-1]}
+                text = gpu_summary.render(self.gpu, self.missing, found, points, self.folder / "headline")
+                (self.folder / "summary.md").write_text(text)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        for point in points:
+            print(point, file=sys.stderr)
         print(f"summary: {self.folder / 'summary.md'}")
-        return self._exit_code()
+        return self._exit_code(stages, points)
+
+    def _run_stage(self, stage: str, seconds: float) -> None:
+        print(f"{stage}: up to {seconds:.0f} s", flush=True)
+        if stage == "compile":
+            self._compile(seconds)
+        elif stage == "headline":
+            self._headline(seconds)
+        elif stage == "sanitize" and sanitizer() is None:
+            note = "compute-sanitizer is not installed (it is part of the CUDA toolkit): nothing was run under it"
+            self._write(stage, {"": {"finished": True, "lines": [], "failures": [], "notes": [note]}})
+        else:
+            self._rows(stage, seconds)
 
     def _compile(self, seconds: float) -> None:
         """Fills the cache of machine code, all cores at work; what is there already costs nothing."""
@@ -143,62 +180,115 @@ class Session:
         wanted = [a for a in ARCHITECTURES if a.rstrip("a") == own]
         if wanted:
             command = [sys.executable, "-m", "convbench.cuda.compile", "--architectures", *wanted]
-            ending = run_child(command, seconds)[1]
-            found = {"finished": not ending, "lines": [], "failures": [ending] if ending else []}
-            self._write("compile", {"all": found})
+            table = self.folder / "logs" / "compile.txt"
+            ending = run_process(command, seconds, table, table)
+            failures = [f"{ending}; all that was said: logs/{table.name}"] if ending else []
+            self._write("compile", {"all": {"finished": not ending, "lines": [], "failures": failures}})
 
     # ---- stages of one process a row
 
-    def _stage(self, stage: str, seconds: float) -> None:
-        """Rows without a finished result, each in a process of its own, as long as there is time."""
+    def _todo(self, stage: str) -> list[str]:
+        """Rows that have no result of these sources."""
         done = self._read(stage)
-        end = self._clock() + seconds
-        todo = [r for r in (self.rows if stage != "ceilings" else ["all"]) if not done.get(r, {}).get("finished")]
-        for position, row in enumerate(todo):
-            left = (end - self._clock()) / (len(todo) - position)  # what one leaves over, the next ones get
-            if left > 0:
-                done[row] = self._child(stage, row, max(left, 20.0))
-                self._write(stage, done)
+        rows = self.rows if stage != "ceilings" else ["all"]
+        return [r for r in rows if not (done.get(r, {}).get("finished") and done[r].get("code") == self._code)]
 
-    def _child(self, stage: str, row: str, seconds: float) -> dict[str, Any]:
-        """What one process found: JSON lines as it goes; how it ended if it did not end well."""
-        command = [sys.executable, __file__, "--child", stage, row]
-        tools = [(str(sanitizer()), "--tool", tool) for tool in SANITIZER_TOOLS] if stage == "sanitize" else [()]
-        found: dict[str, Any] = {"finished": True, "lines": [], "failures": [], "build": build_id()["sha"]}
+    def _rows(self, stage: str, seconds: float) -> None:
+        """What is to do, each row in a process of its own, as long as there is time."""
+        end, todo = self._clock() + seconds, self._todo(stage)
+        width = min(SIDE_BY_SIDE.get(stage, 1), os.cpu_count() or 1)
+        waiting = len(todo)
+
+        def one(row: str) -> None:
+            nonlocal waiting
+            with self._lock:
+                left = (end - self._clock()) * min(width, waiting) / waiting  # what one leaves over, the next ones get
+                waiting -= 1
+            if left > 0:
+                found = self._process(stage, row, max(left, LEAST_S))
+                with self._lock:
+                    self._write(stage, {**{k: v for k, v in self._read(stage).items() if k}, row: found})
+                    for journal in (self.folder / "journals").glob(f"{stage}-{row}[-.]*") if found["finished"] else ():
+                        journal.unlink()
+                counts = Counter(line.get("status", "results") for line in found["lines"])
+                said = ", ".join(f"{count} {what}" for what, count in counts.items()) or "no result"
+                print(f"{stage}: {row}: {'; '.join([said, *found['failures']])}", flush=True)
+
+        with ThreadPoolExecutor(width) as pool:
+            try:
+                list(pool.map(one, todo))
+            except BaseException:
+                end = float("-inf")
+                end_all()
+                raise
+
+    def _process(self, stage: str, row: str, seconds: float) -> dict[str, Any]:
+        """What a row's process found, under one tool after another."""
+        tools = SANITIZER_TOOLS if stage == "sanitize" else ("",)
+        found: dict[str, Any] = {"finished": True, "lines": [], "failures": [], "code": self._code}
         for tool in tools:
-            prefix = [*tool, "--error-exitcode", str(SANITIZER_ERROR)] if tool else []
-            end = self._clock() + seconds / len(tools)
-            lines, ending = run_child([*prefix, *command], end - self._clock())
-            for _ in range(RESTARTS):  # a kernel that broke the GPU's context ended the process with it
-                if ending.startswith(f"exit code {EXIT_GPU_LOST}") and end > self._clock():
-                    more, ending = run_child([*prefix, *command, "--start", str(len(lines))], end - self._clock())
-                    lines += more
-            found["lines"] += lines
+            name = "-".join(filter(None, (stage, row, tool)))
+            journal = Journal(self.folder / "journals" / f"{name}.jsonl", self._code)
+            ending, finished = self._steps(stage, row, tool, journal, seconds / len(tools))
+            found["lines"] += journal.results()
+            found["finished"] &= finished
             if ending:
-                found["failures"].append(f"{' '.join(tool[1:])}: {ending}" if tool else ending)
-                found["finished"] = not ending.startswith("no end")
+                said = f"{tool}: {ending}" if tool else ending
+                found["failures"].append(f"{said}; all that was said: logs/{name}.txt")
         return found
+
+    def _steps(self, stage: str, row: str, tool: str, journal: Journal, seconds: float) -> tuple[str, bool]:
+        """(how the first process that did not end well ended, whether there is no more to do)."""
+        end, first = self._clock() + seconds, ""
+        log = self.folder / "logs" / f"{journal.path.stem}.txt"
+        prefix = [str(sanitizer()), "--tool", tool, "--error-exitcode", str(SANITIZER_ERROR)] if tool else []
+        for _ in range(RESTARTS):
+            command = [*prefix, sys.executable, "-m", "benchmarks.gpu_child", stage, row]
+            command += ["--start", str(len(journal.results()))]
+            left = end - self._clock()
+            ending = run_process(command, left, journal.path, log)
+            if log.stat().st_size == 0:
+                log.unlink()
+            first = first or ending
+            if ending.startswith("no end"):
+                journal.late(left)
+                return first, False
+            if not ending or ending.startswith("errors"):
+                return first, True
+            # A step ended the process, and maybe the GPU's context with it: the others get a new one.
+            if not journal.fail(ending) and not ending.startswith(f"exit code {EXIT_GPU_LOST}"):
+                return first, False  # it came to no step
+        return f"{first}; {RESTARTS} processes ended like this: the rest was not tried", True
 
     def _headline(self, seconds: float) -> None:
         """The suite into headline/, or what is left of it."""
         folder = self.folder / "headline"
         begun = (folder / "plan.json").is_file()
-        if begun and self._headline_done():
+        if begun and gpu_summary.headline_done(folder):
             return
         if seconds < 10:
-            print("headline: no time is left: run the command again")
             return
         command = [sys.executable, "-m", "convbench", "run"]
         command += ["--resume", str(folder)] if begun else ["gpu_headline", "--output", str(folder)]
-        if not begun:
-            command += ["--budget", f"{seconds:.0f} s"]
-        subprocess.run(command, cwd=ROOT, check=False)
-
-    def _headline_done(self) -> bool:
+        command += [] if begun else ["--budget", f"{seconds:.0f} s"]
+        process = subprocess.Popen(command, cwd=ROOT)
         try:
-            return "finished_utc" in json.loads((self.folder / "headline" / "environment.json").read_text())
-        except (OSError, ValueError):
-            return False
+            code = process.wait(1.1 * seconds + 20)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+            process.send_signal(signal.SIGINT)  # it keeps what is finished
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if isinstance(stop, KeyboardInterrupt):
+                raise
+            return
+        if code:
+            self._headline_problem = (
+                f"headline: `{' '.join(command[1:])}` ended with exit code {code}: it says why above, and "
+                "headline/records.jsonl what failed or is wrong"
+            )
 
     # ---- what is kept
 
@@ -214,76 +304,40 @@ class Session:
         temporary.write_text(json.dumps({"gpu": self.gpu, "rows": rows}, indent=1) + "\n")
         temporary.replace(path)
 
-    def _exit_code(self) -> int:
-        statuses = Counter(line["status"] for found in self._read("verify").values() for line in found["lines"])
-        if statuses["wrong"]:
+    def _open_points(self, stage: str) -> list[str]:
+        """What of a stage failed or is not done, and what to do about it, a sentence each."""
+        if stage == "headline":
+            done = gpu_summary.headline_done(self.folder / "headline")
+            again = [] if done else ["headline: not finished: run the command again"]
+            return ([self._headline_problem] if self._headline_problem else []) + again
+        found = self._read(stage)
+        points = [f"{stage}: {row}: {failure}" for row, of in found.items() for failure in of["failures"]]
+        for row, of in found.items():
+            bad = [line for line in of["lines"] if line.get("status") in ("wrong", "failed")]
+            if bad:
+                what = bad[0].get("case") or bad[0].get("layer")
+                points.append(f"{stage}: {row}: {len(bad)} wrong or failed, the first {what}: {bad[0]['reason']}")
+        todo = self._todo(stage) if stage != "compile" and "" not in found else []
+        if todo:
+            names = ", ".join([*todo[:3], *(["..."] if len(todo) > 3 else [])])
+            points.append(f"{stage}: {len(todo)} not finished ({names}): run the command again, or with more --minutes")
+        return points
+
+    def _exit_code(self, stages: list[str] | tuple[str, ...], points: list[str]) -> int:
+        checks = [stage for stage in ("verify", "sanitize") if stage in stages]
+        lines = [line for stage in checks for found in self._read(stage).values() for line in found["lines"]]
+        if any(line.get("status") == "wrong" for line in lines):
             return errors.EXIT_WRONG
-        broken = any(found.get("failures") for stage in STAGES[:5] for found in self._read(stage).values())
-        return errors.EXIT_FAILED if broken or statuses["failed"] else errors.EXIT_OK
-
-    def summary(self) -> str:
-        """What was found, as Markdown."""
-        gpu = self.gpu
-        lines = [f"# {gpu['name']}", "", *(f"- {key}: {gpu[key]}" for key in gpu if key != "name"), ""]
-        lines += [f"- {name}: {why}" for name, why in self.missing.items()]
-        lines += ["", "## Correctness", "", "| row | ok | unsupported | wrong or failed | process |"]
-        lines += ["|---|--:|--:|--:|---|"]
-        for row, found in self._read("verify").items():
-            statuses = Counter(line["status"] for line in found["lines"])
-            bad = statuses["wrong"] + statuses["failed"]
-            ending = "; ".join(found["failures"]) or "ended well"
-            lines.append(f"| {row} | {statuses['ok']} | {statuses['unsupported']} | {bad} | {ending} |")
-        for row, found in self._read("verify").items():
-            bad_lines = [x for x in found["lines"] if x["status"] in ("wrong", "failed")]
-            lines += [f"- {row}, {x['case']}: {x['reason']}" for x in bad_lines]
-        lines += ["", "## compute-sanitizer", ""]
-        for row, found in self._read("sanitize").items():
-            lines += [f"- {row}: {'; '.join(found['failures']) or 'clean'}" if row else f"- {n}"
-                      for n in found.get("notes", [""])]  # fmt: skip
-        lines += ["", "## Ceilings", ""]
-        for found in self._read("ceilings").values():
-            lines += [f"- {key}: {value:,.0f}" for line in found["lines"] for key, value in line["peaks"].items()]
-        lines += ["", "## Tiles: the best against the one that is chosen", "", "| row | layer | chosen | best | gain |",
-                  "|---|---|--:|---|--:|"]  # fmt: skip
-        for row, found in self._read("sweep").items():
-            lines += [_sweep_line(row, line) for line in found["lines"] if "ms" in line]
-        lines += ["", "## Headline", ""]
-        done = self._headline_done()
-        report = self.folder / "headline" / "tables"
-        lines.append("[Report](headline/report.html)" if report.is_dir() else "Not run yet.")
-        if report.is_dir() and not done:
-            lines.append("Not finished: run the command again.")
-        return "\n".join(lines) + "\n"
+        return errors.EXIT_FAILED if points else errors.EXIT_OK
 
 
-def _sweep_line(row: str, line: dict[str, Any]) -> str:
-    times = line["ms"]
-    best = min(times, key=times.__getitem__)
-    gain = times["chosen"] / times[best]
-    return f"| {row} | {line['layer']} | {times['chosen']:.4f} ms | {best}, {times[best]:.4f} ms | {gain:.3f} |"
-
-
-def run_child(command: list[str], seconds: float) -> tuple[list[dict[str, Any]], str]:
-    """(JSON lines of a process, how it ended if not well); it is ended when its time is."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=ROOT)
-        output, ending = done.stdout, ""
-        if done.returncode == SANITIZER_ERROR:
-            ending = "errors: " + " | ".join(re.findall(r"^=+ (?:Error|Warning|Invalid|Race).*$", output, re.M)[:3])
-        elif done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            ending = f"exit code {done.returncode}: {last[:300]}"
-    except subprocess.TimeoutExpired as late:
-        output = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
-        ending = f"no end within {seconds:.0f} s"
-    lines = []
-    for line in output.splitlines():
-        if line.startswith("{"):
-            try:
-                lines.append(json.loads(line))
-            except ValueError:  # cut by the end of its time
-                continue
-    return lines, ending
+def code_id() -> str:
+    """A hash of what results depend on: the package and the kernels."""
+    digest = hashlib.sha256()
+    for folder, pattern in (("convbench", "*.py"), ("kernels", "*"), ("benchmarks", "gpu_child.py")):
+        for path in sorted(p for p in (ROOT / folder).rglob(pattern) if p.is_file()):
+            digest.update(f"{path.relative_to(ROOT)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def sanitizer() -> Path | None:
@@ -296,95 +350,6 @@ def sanitizer() -> Path | None:
 def machine_name(gpu: str) -> str:
     """A folder's name for a GPU: "NVIDIA H200" is nvidia-h200."""
     return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") or "gpu"
-
-
-# ---- in the child
-
-
-def child(stage: str, row: str, start: int) -> int:
-    """One stage for one row, from its `start`-th case on; a line of JSON for each result, as soon as it is there."""
-    from convbench import catalog
-    from convbench.devices.cuda import CudaDevice
-
-    rows, device = catalog.load().implementations, CudaDevice()
-    if stage == "ceilings":
-        from convbench.devices import cuda_peaks
-
-        _say({"peaks": cuda_peaks.measure(device)})
-        return 0
-    implementation = rows[row]
-    if stage == "sweep":
-        results = sweep(implementation, device, sweep_layers(), SWEEP_BATCH)
-    else:
-        results = verify(implementation, device, stage, start)
-    for result in results:
-        _say(result)
-        if result.get("status") == "wrong":
-            try:
-                device.synchronize()
-            except Exception as error:  # noqa: BLE001 - the libraries' errors have no common type
-                print(error, file=sys.stderr)
-                return EXIT_GPU_LOST
-    return 0
-
-
-def _say(result: dict[str, Any]) -> None:
-    print(json.dumps(result), flush=True)
-
-
-def verify(implementation: Any, device: Any, stage: str, start: int) -> Iterator[dict[str, Any]]:
-    """The conformance cases of a row; other types, and everything under a sanitizer, on some of the shapes."""
-    from convbench.testing import conformance
-
-    cases = [
-        case for case in conformance.cases(implementation, dtypes=("float32", "float16", "bfloat16", "int8"))
-        if (stage != "sanitize" or case.shape_name in SANITIZED_SHAPES)
-        and (case.problem.dtype == "float32" or case.shape_name in HALF_SHAPES)
-    ]  # fmt: skip
-    for case in cases[start:]:
-        outcome = conformance.check(implementation, case.problem, case.weights, device=device)
-        yield {"case": str(case), "status": outcome.status, "reason": outcome.reason}
-
-
-def sweep_layers() -> list[Any]:
-    """Layers of VGG-16 of every size."""
-    from convbench.resources import folder
-    from convbench.shapes import load_shapes
-
-    layers = load_shapes(folder("suites") / "shapes" / "vgg16.yaml").layers
-    return [layer for layer in layers if layer.name in SWEEP_LAYERS]
-
-
-def sweep(implementation: Any, device: Any, layers: list[Any], batch: int) -> Iterator[dict[str, Any]]:
-    """Milliseconds of each alternative program of a row, verified before it is timed, beside the chosen one."""
-    from dataclasses import replace
-
-    from convbench.devices.cuda_timing import CudaTimer
-    from convbench.devices.nvml import Monitor
-    from convbench.problem import LAYOUTS, Problem
-    from convbench.verify import Verifier
-
-    monitor = Monitor(device.xp.cuda.Device().pci_bus_id)
-    for layer in layers:
-        for pass_ in implementation.passes:
-            layout = implementation.layouts[-1] if implementation.dtypes[0] != "float32" else LAYOUTS[0]
-            problem = Problem(replace(layer.shape, n=batch), pass_, implementation.dtypes[0], layout)
-            if implementation.why_not(problem):
-                continue
-            others = implementation.alternatives(problem, device.gpu)
-            if not others:
-                return
-            verifier, times, wrong = Verifier(problem, device=device), {}, {}
-            for name, program in {"chosen": implementation.program(problem, device.gpu), **others}.items():
-                plan, verdict = verifier.verify(implementation.taking(program), device.context)
-                if plan is None:
-                    wrong[name] = verdict.reason
-                    continue
-                timer = CudaTimer(device, plan, verifier.operands(), "hot", monitor)
-                best = min(timer.time(SWEEP_LOOPS) for _ in range(SWEEP_SAMPLES))
-                times[name] = best / SWEEP_LOOPS / 1e6
-            label = f"{layer.name} {pass_} {problem.dtype} {layout}"
-            yield {"layer": label, "wrong": wrong, **({"ms": times} if "chosen" in times else {})}
 
 
 if __name__ == "__main__":

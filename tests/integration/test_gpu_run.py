@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,28 @@ def test_one_command_on_a_gpu(environment: dict[str, str], tmp_path: Path) -> No
     assert found["ceilings"]["all"]["lines"][0]["peaks"]["gflops_sgemm"] > 0
     summary = (tmp_path / "summary.md").read_text()
     assert "Fake H200" in summary and "| direct_test_cuda | " in summary and "copy_gbps" in summary
+
+
+@pytest.mark.timeout(300)
+def test_one_command_that_is_killed_goes_on_with_the_step_that_was_under_way(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    options = ["--output", str(tmp_path), "--only", "verify", "--row", "direct_test_cuda", "--minutes", "20"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *options]
+    journal = tmp_path / "journals" / "verify-direct_test_cuda.jsonl"
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while first.poll() is None and (not journal.is_file() or journal.read_text().count('"ok"') < 10):
+        time.sleep(0.05)
+    assert first.poll() is None
+    first.kill()
+    first.wait()
+    time.sleep(0.5)  # its process is ended with it: nothing is added any more
+    left = journal.read_text()
+    time.sleep(1.0)
+    assert journal.read_text() == left
+    done = gpu(environment, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "verify.json").read_text())["rows"]["direct_test_cuda"]
+    cases = [line["case"] for line in found["lines"]]
+    assert len(cases) == len(set(cases)) > 150 and {line["status"] for line in found["lines"]} == {"ok"}
+    assert [json.loads(x)["case"] for x in left.splitlines() if '"ok"' in x] == cases[: left.count('"ok"')]
