@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from convbench.cuda.gpu import Gpu
-from convbench.cuda.program import Program
 from convbench.problem import Problem
 from convbench.registry import Context, Implementation, Run
 
@@ -33,7 +31,7 @@ class OnCupy(Implementation):
         why = cuda.why_not()
         return f"{self.name} needs an NVIDIA GPU: {why}" if why else None
 
-    def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
+    def alternatives(self, problem: Problem, gpu: Any) -> dict[str, Any]:
         """Nothing for a sweep to compare: there are no tiles to choose."""
         return {}
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from convbench.algorithms._fft_geometry import fast_length
+
 Transform = Callable[[], Any]
 
 _planner = threading.Lock()  # FFTW's planner is shared by the whole process
@@ -191,8 +193,6 @@ class CuFft:
     @staticmethod
     def next_fast_len(target: int) -> int:
         """Least even length >= target with prime factors 2, 3, 5 and 7."""
-        from convbench.algorithms._fft_cuda import fast_length
-
         return fast_length(target, even=True)
 
     @staticmethod

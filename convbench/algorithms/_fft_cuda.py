@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from convbench.algorithms._cuda import blocks, conv_struct
-from convbench.algorithms._fft_geometry import Taps, WholeAxis
+from convbench.algorithms._fft_geometry import Taps, WholeAxis, fast_length
 from convbench.cuda.program import At, Buffer, Float, Launch, Product, Program, Step, Struct, Transform
 from convbench.problem import Pass, Problem
 
@@ -19,19 +19,6 @@ POINTWISE_PAIRS = 16  # groups of at most this many pairs of channels are multip
 PLAIN, FORWARD, BACKWARD, PARTS, TURNED, GRADIENT = range(6)  # roles of spectra.cuh
 FILE = "fft_pointwise.cu"
 BLOCK = (32, 8, 1)
-
-
-def fast_length(least: int, even: bool = False) -> int:
-    """The least length >= least with no prime factor beyond 7, which cuFFT transforms by its fast kernels."""
-    length = least
-    while True:
-        rest = length
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1 and not (even and length % 2):
-            return length
-        length += 1
 
 
 @dataclass(frozen=True)

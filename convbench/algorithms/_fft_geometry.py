@@ -79,6 +79,19 @@ class Taps:
 # ---- whole image
 
 
+def fast_length(least: int, even: bool = False) -> int:
+    """The least length >= least with no prime factor beyond 7, which cuFFT transforms by its fast kernels."""
+    length = least
+    while True:
+        rest = length
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and not (even and length % 2):
+            return length
+        length += 1
+
+
 @dataclass(frozen=True)
 class WholeAxis:
     """One axis of the whole-image transform; see the module's docstring. Sizes in elements."""

@@ -76,6 +76,8 @@ class Winograd(Implementation):
     tile: ClassVar[int]
     taps: ClassVar[int] = 3
     block_bytes: ClassVar[int] = BLOCK_BYTES
+    reader: ClassVar[type[TileReader]] = TileReader
+    writer: ClassVar[type[TileWriter]] = TileWriter
     # The growth of these classes is set by the transforms, on short sums; BLAS adds long ones up in blocks. Without
     # this limit the bound would let operands rounded to half precision pass at tens of thousands of products.
     error_length = 1024
@@ -111,10 +113,9 @@ class Winograd(Implementation):
         alpha = plan.transform.alpha
         shapes: list[tuple[int, ...]] = [filter_planes(plan.filter_shape, alpha, item)]
         for source in plan.sources:
-            shapes += [source.strip_shape(plan.tiling), source.half_shape(plan.tiling)]
-            shapes.append(source.tiles_shape(plan.tiling, item))
+            shapes += self.reader.shapes(source, plan.tiling, item)
         if problem.pass_ is not Pass.BACKWARD_WEIGHTS:
-            shapes += TileWriter.shapes(plan.channels, plan.transform.at, plan.tiling, item)
+            shapes += self.writer.shapes(plan.channels, plan.transform.at, plan.tiling, item)
             turn = self.filter_turn(problem)
             shapes += [turn] if turn else []
         total = sum(math.prod(shape) for shape in shapes) * item
@@ -125,19 +126,16 @@ class Winograd(Implementation):
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Per phase, multiplications by the zeros and ones of the matrices included."""
         plan = self._lay_out(problem)
-        alpha, t, tiling = plan.transform.alpha, plan.tiling.total, plan.tiling
+        alpha, t = plan.transform.alpha, plan.tiling.total
         groups, kg, cg = plan.filter_shape
         phases: dict[str, float] = {}
         for name, source in zip(("transform_in", "transform_dy"), plan.sources, strict=False):
-            width = (tiling.across - 1) * source.step + source.taps
-            rows = tiling.n * tiling.down * alpha * source.taps * width
-            phases[name] = 2.0 * source.channels * (rows + t * alpha**2 * source.taps)
+            phases[name] = self.reader.flops(source, plan.tiling)
         phases["multiply"] = 2.0 * alpha**2 * t * groups * kg * cg
         filters = groups * kg * cg
         phases["transform_filter"] = 2.0 * alpha**2 * self.taps**2 * filters
         if problem.pass_ is not Pass.BACKWARD_WEIGHTS:
-            m = self.tile
-            phases["transform_out"] = 2.0 * t * plan.channels * m * alpha * (alpha + m)
+            phases["transform_out"] = self.writer.flops(plan.channels, plan.transform.at, plan.tiling)
         return phases
 
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
@@ -161,10 +159,8 @@ class Winograd(Implementation):
         backward = problem.pass_ is Pass.BACKWARD_DATA
         turn = self.filter_turn(problem)
         filters = FilterReader(layout, plan.filter_shape, plan.transform.g, backward, dtype, context, turn)
-        reader = TileReader(plan.sources[0], plan.tiling, dtype, context)
-        writer = TileWriter(
-            layout, plan.channels, plan.size, plan.transform.at, plan.tiling, dtype, context
-        )
+        reader = self.reader(plan.sources[0], plan.tiling, dtype, context)
+        writer = self.writer(layout, plan.channels, plan.size, plan.transform.at, plan.tiling, dtype, context)
         groups = plan.filter_shape[0]
         multiply = self._products(context, plan, None)
         u = filters.transformed  # (alpha^2, G, K/G, C/G)
@@ -196,7 +192,7 @@ class Winograd(Implementation):
     def _prepare_weights(self, problem: Problem, plan: Layout, context: Context) -> Run:
         """Backward weights: products of x tiles and dy tiles, summed over blocks, transformed once."""
         dtype, blocks = problem.dtype, plan.tiling.blocks()
-        of_x, of_dy = (TileReader(source, plan.tiling, dtype, context) for source in plan.sources)
+        of_x, of_dy = (self.reader(source, plan.tiling, dtype, context) for source in plan.sources)
         writer = FilterWriter(problem.layout, plan.filter_shape, plan.transform.at, dtype, context)
         groups, kg, cg = plan.filter_shape
         sums = writer.products if len(blocks) > 1 else None

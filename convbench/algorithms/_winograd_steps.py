@@ -114,13 +114,32 @@ class TileReader:
     """Source -> V of shape (alpha^2, T, C), one block of tiles at a time."""
 
     def __init__(self, source: Source, tiling: Tiling, dtype: str, context: Context) -> None:
-        self._source, self._tiling, self._matmul = source, tiling, matmul_of(context.xp)
-        self._matrix = context.xp.asarray(as_array(source.matrix, dtype))
-        self._strip = context.empty(source.strip_shape(tiling), dtype)
+        self._source, self._tiling = source, tiling
+        self._xp, self._matmul = context.xp, matmul_of(context.xp)
+        self._matrix = context.xp.asarray(self.matrix(source, dtype))
+        for_strip, for_half, for_tiles = self.shapes(source, tiling, np.dtype(dtype).itemsize)
+        self._strip = context.empty(for_strip, dtype)
         self._strip.fill(0)  # the columns left and right of the image stay zero
-        self._half = context.empty(source.half_shape(tiling), dtype)
-        self._tiles = context.empty(source.tiles_shape(tiling, self._strip.itemsize), dtype)
+        self._half = context.empty(for_half, dtype)
+        self._tiles = context.empty(for_tiles, dtype)
         self._views = functools.cache(self._make_views)
+
+    @staticmethod
+    def matrix(source: Source, dtype: str) -> np.ndarray:
+        """What a transform multiplies with."""
+        return as_array(source.matrix, dtype)
+
+    @staticmethod
+    def shapes(source: Source, tiling: Tiling, item_bytes: int) -> tuple[tuple[int, ...], ...]:
+        """Buffers: the padded block, half-way, and transformed."""
+        return source.strip_shape(tiling), source.half_shape(tiling), source.tiles_shape(tiling, item_bytes)
+
+    @staticmethod
+    def flops(source: Source, tiling: Tiling) -> float:
+        """Operations of all blocks."""
+        width = (tiling.across - 1) * source.step + source.taps
+        rows = tiling.n * tiling.down * source.alpha * source.taps * width
+        return 2.0 * source.channels * (rows + tiling.total * source.alpha**2 * source.taps)
 
     def read(self, array: np.ndarray, first: int, images: int, row: int, rows: int) -> np.ndarray:
         """Transformed tiles (alpha^2, T, C) of `images` images and `rows` rows of tiles."""
@@ -199,11 +218,17 @@ class TileWriter:
         self._views = functools.cache(self._make_views)
 
     @staticmethod
-    def shapes(channels: int, at: Matrix, tiling: Tiling, item_bytes: int) -> tuple[tuple[int, int], ...]:
+    def shapes(channels: int, at: Matrix, tiling: Tiling, item_bytes: int) -> tuple[tuple[int, ...], ...]:
         """Buffers: products (alpha^2, plane), half-way (m x alpha, plane), tiles (m, T x m x K)."""
         m, alpha = len(at), len(at[0])
         plane = plane_size(tiling.most * channels, item_bytes)
         return (alpha**2, plane), (m * alpha, plane), (m, tiling.most * m * channels)
+
+    @staticmethod
+    def flops(channels: int, at: Matrix, tiling: Tiling) -> float:
+        """Operations of all blocks."""
+        m, alpha = len(at), len(at[0])
+        return 2.0 * tiling.total * channels * m * alpha * (alpha + m)
 
     def products(self, images: int, rows: int) -> np.ndarray:
         """Where the block's products go: (alpha^2, T, K), for nchw (alpha^2, K, T)."""

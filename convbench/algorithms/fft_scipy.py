@@ -35,7 +35,8 @@ class FftScipy(WholeImageFft):
 class FftCupy(OnCupy, FftScipy):
     """One FFT per image with cuFFT, the rest with CuPy and cuBLAS.
 
-    error_growth: as fft_scipy's, for cuFFT's transforms are single precision of the same kind; not measured with them.
+    error_growth: fft_scipy's, whose transforms are single precision too; not measured with cuFFT. With transforms in
+    double precision, which leaves the errors of the rest, four shapes in all passes gave 0.7.
     """
 
     name = "fft_cupy"
