@@ -57,7 +57,8 @@ ARITHMETIC = {
 
 #: Share of the peak that a kernel reaches where nothing else holds it up, by its name and perhaps the peak's; the first
 #: that fits. From the instruction counts in the kernels' headers, less what such kernels usually lose to latencies;
-#: mma.sync feeds Hopper's tensor cores at 60 to 65 % of what wgmma does.
+#: mma.sync feeds Hopper's tensor cores at 60 to 65 % of what wgmma does;
+#: where TMA brings the operands, no thread gathers, and wgmma waits less.
 EFFICIENCY: tuple[tuple[str, float], ...] = (
     ("direct_backward_weights", 0.03),
     ("direct_tiled_*", 0.50),
@@ -65,6 +66,7 @@ EFFICIENCY: tuple[tuple[str, float], ...] = (
     ("depthwise_*", 0.30),
     ("sgemm_batched", 0.75),
     ("*wgmma*", 0.65),
+    ("implicit_gemm_tma*", 0.70),
     ("implicit_gemm_mma*:half", 0.50),
     ("implicit_gemm_mma*", 0.43),
     ("implicit_gemm*", 0.70),
