@@ -81,6 +81,14 @@ def test_the_layers_of_the_sweep_have_tiles_in_every_row_that_offers_some() -> N
     assert found == with_tiles
 
 
+def test_every_row_has_cases_for_the_sanitizer() -> None:
+    rows = [row for row in catalog.load().implementations.values() if row.device == "cuda" and not row.vendor]
+    cases = {row.name: {case.shape_name for case in gpu_child.cases_of(row, "sanitize")} for row in rows}
+    assert cases["direct_cuda"] == {"odd_channels", "stride_2x1"}
+    assert cases["depthwise_cuda"] == {"depthwise"} and cases["winograd_f4_5x5_cuda"] == {"filter_5x5"}
+    assert all(cases.values())
+
+
 # ---- processes, and what they leave
 
 
