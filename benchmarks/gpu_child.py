@@ -111,21 +111,21 @@ def sweep_layers() -> list[Any]:
 
 
 def _sweep_problems(implementation: Any, device: Any, layers: list[Any], batch: int) -> Iterator[tuple[str, Any, Any]]:
-    """(label, problem, alternatives) of everything that a row offers programs for."""
+    """(label, problem, alternatives) of everything that a row offers programs for: what matters most comes first."""
     from dataclasses import replace
 
     from convbench.problem import Problem
 
     if not hasattr(implementation, "alternatives"):  # a plug-in's row that offers nothing
         return
-    for layer in layers:
-        for pass_ in implementation.passes:
-            for layout in implementation.layouts:
-                problem = Problem(replace(layer.shape, n=batch), pass_, implementation.dtypes[0], layout)
-                if not implementation.why_not(problem):
-                    others = implementation.alternatives(problem, device.gpu)
-                    if others:
-                        yield f"{layer.name} {pass_} {problem.dtype} {layout}", problem, others
+    dtype = implementation.dtypes[0]
+    layouts = implementation.layouts if dtype == "float32" else implementation.layouts[::-1]
+    for layout, pass_, layer in itertools.product(layouts, implementation.passes, layers):
+        problem = Problem(replace(layer.shape, n=batch), pass_, dtype, layout)
+        if not implementation.why_not(problem):
+            others = implementation.alternatives(problem, device.gpu)
+            if others:
+                yield f"{layer.name} {pass_} {dtype} {layout}", problem, others
 
 
 def sweep(

@@ -53,7 +53,7 @@ LAYERS = [Layer("tiny", 1, ConvShape.make(1, 4, 8, 8, 4, 3, 3, padding=1))]
 
 def test_the_sweep_times_what_is_right_and_names_what_is_not(fake: Fake) -> None:
     said = list(gpu_child.sweep(Choosy(), cuda.CudaDevice(), LAYERS, 2))
-    labels = [f"tiny {p} float32 {n}" for p in ("fwd", "bwd_data", "bwd_weights") for n in ("nchw", "nhwc")]
+    labels = [f"tiny {p} float32 {n}" for n in ("nchw", "nhwc") for p in ("fwd", "bwd_data", "bwd_weights")]
     assert said[::2] == [{"trying": {"layer": label}} for label in labels]
     assert [line["layer"] for line in said[1::2]] == labels
     for line in said[1::2]:
