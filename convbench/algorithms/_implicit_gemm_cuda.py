@@ -173,6 +173,20 @@ def pack_defines(item_bytes: int, transposed: bool = False) -> tuple[tuple[str, 
     return (("BYTES", item_bytes), ("TRANSPOSED", int(transposed)))
 
 
+def far_apart(problem: Problem) -> str | None:
+    """Why 32-bit distances between what the rows of one tile read would not do, or None."""
+    s, rows = problem.shape, 128
+    if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+        return None
+    forward = problem.pass_ is Pass.FORWARD
+    image = s.h * s.w * s.c if forward else s.p * s.q * s.k
+    places = s.p * s.q if forward else max(s.h // s.stride[0], 1) * max(s.w // s.stride[1], 1)
+    span = min(s.n, rows // places + 1) * image
+    if span >= 2**30:
+        return f"implicit_gemm: {rows} neighbouring results must come from fewer than 2^30 elements, not {span}"
+    return None
+
+
 def too_large(problem: Problem) -> str | None:
     """Why the kernels' 32-bit numbers would not do, or None."""
     s = problem.shape

@@ -10,7 +10,16 @@ import math
 
 from convbench.algorithms._cuda import CudaImplementation, conv_struct
 from convbench.algorithms._cuda_sums import add_parts
-from convbench.algorithms._implicit_gemm_cuda import PASSES, Cut, Geometry, Tile, cut_of, pack_filter, too_large
+from convbench.algorithms._implicit_gemm_cuda import (
+    PASSES,
+    Cut,
+    Geometry,
+    Tile,
+    cut_of,
+    far_apart,
+    pack_filter,
+    too_large,
+)
 from convbench.cuda.gpu import H200, Gpu
 from convbench.cuda.program import At, Buffer, Launch, Long, Program
 from convbench.problem import Problem
@@ -28,8 +37,6 @@ TILES = {
     (DIGITS, True): (LARGE, LITTLE),
     (QUADS, True): (LARGE, LITTLE),
 }
-#: Coordinates that TAPS keeps in 16 bits.
-SMALL = 1 << 13
 
 
 @register
@@ -49,7 +56,7 @@ class ImplicitGemmCuda(CudaImplementation):
 
     def limits(self, problem: Problem) -> str | None:
         """Every stride, dilation, group and padding; sizes within 32-bit numbers."""
-        return too_large(problem)
+        return too_large(problem) or far_apart(problem)
 
     def program(self, problem: Problem, gpu: Gpu) -> Program:
         """pack_filter (not for backward weights), the product, partial_sums where the sum was cut."""
@@ -99,10 +106,12 @@ def loads_of(problem: Problem) -> int:
     s, geometry = problem.shape, Geometry(problem)
     if geometry.weights:
         return QUADS if problem.layout == "nhwc" and s.cg % 4 == 0 and s.kg % 4 == 0 else DIGITS
-    sizes = (s.h, s.w, s.p, s.q, *s.padding, *s.extent)
-    return TAPS if geometry.channels[1] % 16 == 0 and max(sizes) < SMALL else DIGITS
+    return TAPS if geometry.channels[1] % 16 == 0 else DIGITS
 
 
 def defines_of(geometry: Geometry, loads: int, cut: Cut) -> tuple[tuple[str, int], ...]:
     """Macros of implicit_gemm.cu."""
-    return (("BLOCK_M", cut.tile.m), ("BLOCK_N", cut.tile.n), ("LOADS", loads), ("WEIGHTS", int(geometry.weights)))
+    tile, weights = cut.tile, int(geometry.weights)
+    return (
+        ("BLOCK_M", tile.m), ("BLOCK_N", tile.n), ("LOADS", loads), ("STAGES", STAGES[loads]), ("WEIGHTS", weights),
+    )  # fmt: skip

@@ -29,7 +29,8 @@ from convbench.problem import Pass, Problem
 from convbench.registry import register
 
 ROW_BYTES = 128  # of a tile of forward and backward data: 64 halves or 32 floats of the sum
-PLACE_BYTES = 16  # of each row of such a tile beside it
+PLACE_BYTES = 20  # of each row of such a tile beside it
+STATIC_BYTES = 256  # the most that the kernels take beside what a launch gives them
 
 
 @dataclass
@@ -99,7 +100,8 @@ class ImplicitGemmMma(CudaImplementation):
     def _cut(self, problem: Problem, gpu: Gpu) -> Cut:
         """Among the tiles that fit the GPU's shared memory."""
         tiles = self.weights_tiles if problem.pass_ is Pass.BACKWARD_WEIGHTS else self.tiles
-        fitting = [tile for tile in tiles if self._shared_bytes(problem, tile) <= gpu.shared_bytes]
+        most = gpu.shared_bytes - STATIC_BYTES
+        fitting = [tile for tile in tiles if self._shared_bytes(problem, tile) <= most]
         return cut_of(self._geometry(problem), gpu, fitting)
 
     def _shared_bytes(self, problem: Problem, tile: Tile) -> int:

@@ -6,14 +6,19 @@
 //
 // A block computes BLOCK_M x BLOCK_N results, a warp 32 x 64, a thread 8 x 8. Tiles of BLOCK_K products go through
 // shared memory, [k][row] for both operands, in STAGES stages that cp.async fills in the background, with zeros for
-// what lies outside the image. Rows' addresses and coordinates are computed once. Fragments are read one step ahead of
-// the products that need them. LOADS says how elements of the gathered operand are found:
+// what lies outside the image. Fragments are read one step ahead of the products that need them. LOADS says how
+// elements of the gathered operand are found:
 //
-//   TAPS    Forward and backward data, channels of a group in multiples of 16: a tile lies within one tap, so that
-//           whether a row is inside the image is decided once a tap. 4-byte copies, one addition for two of them.
-//   DIGITS  Anything. A thread fetches one column of the sum for several rows; the column's digits, (r, s, c) or
-//           (image, p, q), are counted on with additions. 4-byte copies, two additions and two comparisons each.
-//   QUADS   Backward weights, nhwc, channels of a group in multiples of 4: as DIGITS with 16-byte copies.
+//   TAPS    Forward and backward data, channels of a group in multiples of 16: a tile lies within one tap. A thread
+//           fetches two columns of the sum, 8 apart, for several rows. 4-byte copies, one addition for two of them.
+//   DIGITS  Anything. A thread fetches one column. 4-byte copies, one addition each; backward weights: as QUADS.
+//   QUADS   Backward weights, nhwc, channels of a group in multiples of 4: 16-byte copies. A thread's column is a
+//           pixel, and each of its rows a tap and channel, looked up in shared memory: two additions and comparisons.
+//
+// A column's digits, (r, s, c) or (image, p, q), are counted on with additions. Forward and backward data: which rows
+// are inside the image is found out when a thread's column enters another tap. Registers are for sums and fragments:
+// what is needed once a tap or after the sum waits in shared memory (rows' places, struct Product), and rows' addresses
+// are 32-bit distances from the block's first image.
 //
 // Neighbouring threads copy neighbouring elements: along channels in nhwc, along pixels in nchw. Rows of shared memory
 // are BLOCK + 4 floats long: 4-byte copies of 8 columns x 4 rows hit 32 banks, and so do the 8 threads that write 16
@@ -24,11 +29,11 @@
 // another kernel adds them in order. 32-bit numbers: rows and columns of the product, and what one image has.
 //
 // Launch: grid (tiles_m * tiles_n * groups * phases, parts), blocks of BLOCK_M * BLOCK_N / 64 threads, STAGES *
-// STAGE_FLOATS floats of shared memory. Tiles along the filters are neighbours, so that what they share of the image
-// comes from memory once and then from L2. Of 132 KB of registers two blocks of 128 x 128 take 128 KB: 16 warps an SM.
-// Bound: issue slots. TAPS, a warp and 16 columns: 1024 FFMA, 64 LDS.128 and about 80 for copies, addresses and the
-// loop, so 87 % of an H200's 67 TFLOP/s at most. L2 to SM: 8 bytes a clock, a third of what it gives. Before sm_80
-// copies are loads and stores (device.cuh), which overlap with other warps only.
+// STAGE_FLOATS floats of shared memory, and 3 KB that are declared here. Tiles along the filters are neighbours, so
+// that what they share of the image comes from memory once and then from L2. Of 132 KB of registers two blocks of 128 x
+// 128 take 128 KB: 16 warps an SM. Bound: issue slots. TAPS, a warp and 16 columns: 1024 FFMA, 64 LDS.128 and about 80
+// for copies, addresses and the loop, so 87 % of an H200's 67 TFLOP/s at most. L2 to SM: 8 bytes a clock, a third of
+// what it gives. Before sm_80 copies are loads and stores (device.cuh), which overlap with other warps only.
 //
 // Test: pytest tests/cuda_on_cpu -k implicit_gemm
 #include "conv.cuh"
@@ -51,9 +56,11 @@
 #ifndef WEIGHTS  // 1: backward weights
 #define WEIGHTS 0
 #endif
+#ifndef STAGES
+#define STAGES 3
+#endif
 
 #define BLOCK_K (LOADS == DIGITS ? 8 : 16)
-#define STAGES (LOADS == DIGITS ? 4 : 3)
 #define THREADS (BLOCK_M * BLOCK_N / 64)
 #define BLOCKS_PER_SM (THREADS == 256 ? 2 : THREADS == 128 ? 3 : 5)  // registers: 128, 168, 200
 #define PITCH_M (BLOCK_M + 4)
@@ -73,6 +80,7 @@
 #define DENSE_WIDTH (WEIGHTS && LOADS == DIGITS ? 1 : 4)
 #define DENSE_STEP (DENSE_LANES * DENSE_WIDTH)
 #define DENSE_COPIES (DENSE_ROWS / DENSE_STEP)
+#define DENSE_BIT 8  // of what is known of the rows that a thread copies
 
 #if WEIGHTS && LOADS == TAPS || !WEIGHTS && LOADS == QUADS
 #error "TAPS is for forward and backward data, QUADS for backward weights"
@@ -100,182 +108,165 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
               int pass, int nhwc, int tiles_m, int tiles_n, int row_length, long long out_elements) {
     DYNAMIC_SHARED(float, shared);
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int cg = f.c / f.groups, kg = f.k / f.groups;
+    const bool channels_last = LOADS == QUADS || nhwc;
 
-    // ---- which tile of which product
-    int block = blockIdx.x;
-    const int n0 = block % tiles_n * BLOCK_N;
-    block /= tiles_n;
-    const int m0 = block % tiles_m * BLOCK_M;
-    block /= tiles_m;
-    const int group = block % f.groups;
+    // ---- which tile of which product; the gathered operand's strides
+    __shared__ Product product;
 #if WEIGHTS
-    const Line h = rows_of(f, FORWARD, 0), w = columns_of(f, FORWARD, 0);
-    const int size_m = kg, size_n = f.r * f.s * cg, length = f.n * f.p * f.q;
-    const int gathered0 = n0, dense0 = m0, gathered_rows = size_n, dense_rows = size_m;
-    const int channels = f.c, depth = cg, middle = f.p, inner = f.q;
+    if (thread == 0) find_weights_product(product, f, tiles_m, tiles_n, BLOCK_M, BLOCK_N, BLOCK_K);
+    __syncthreads();
+    const int source_channels = f.c;
 #else
-    const int phase = block / f.groups;
-    const Line h = rows_of(f, pass, phase / f.stride_w), w = columns_of(f, pass, phase % f.stride_w);
-    const int depth = pass == FORWARD ? cg : kg;  // channels that are summed over
-    const int size_m = f.n * h.places * w.places, size_n = pass == FORWARD ? kg : cg;
-    const int length = h.taps * w.taps * depth;
-    const int gathered0 = m0, dense0 = n0, gathered_rows = size_m, dense_rows = row_length;
-    const int channels = depth * f.groups, middle = max(w.taps, 1);
-#if LOADS == DIGITS
-    const int inner = depth;
+    if (thread == 0) {
+        const int depth = (pass == FORWARD ? f.c : f.k) / f.groups;
+        find_product(product, f, pass, tiles_m, tiles_n, depth, BLOCK_M, BLOCK_N, BLOCK_K);
+    }
+    __syncthreads();
+    if (product.m0 >= product.size_m) return;  // phases differ in size
+    const int source_channels = pass == FORWARD ? f.c : f.k;
 #endif
-#endif
-    if (m0 >= size_m) return;  // phases differ in size; no barrier was reached
-    const int tiles = (length + BLOCK_K - 1) / BLOCK_K;
+    const int tiles = (product.length + BLOCK_K - 1) / BLOCK_K;
     const int tile0 = (int)((long long)tiles * blockIdx.y / gridDim.y);
     const int tile1 = (int)((long long)tiles * (blockIdx.y + 1) / gridDim.y);
+    const int plane = product.h.size * product.w.size;
+    const int stride_c = channels_last ? 1 : plane, stride_pixel = channels_last ? source_channels : 1;
 
-    // ---- the gathered operand: the image's strides, this thread's rows and its column
-    const int stride_c = nhwc ? 1 : h.size * w.size, stride_w = nhwc ? channels : 1, stride_h = w.size * stride_w;
-    const long long stride_image = (long long)h.size * w.size * channels;
-    const float* const base = source + (long long)group * depth * stride_c;
-#if LOADS == QUADS
-    const bool along_rows = true;
-#else
-    const bool along_rows = WEIGHTS ? nhwc : !nhwc;  // whether rows, not columns of the sum, are neighbours in memory
-#endif
-    const int gathered_k = along_rows ? thread / GATHERED_LANES : thread % 8;
-    const int gathered_row = along_rows ? thread % GATHERED_LANES * GATHERED_WIDTH : thread / 8;
-    int row_place[GATHERED_COPIES];  // (u, v), 16 bits each
-#if LOADS != TAPS
-    int row_v[GATHERED_COPIES];
-#endif
+    // ---- what is known of each row of the gathered operand
 #if WEIGHTS
-    int row_offset[GATHERED_COPIES];
-#else
-    const float* row_pointer[GATHERED_COPIES];
-#endif
-#pragma unroll
-    for (int i = 0; i < GATHERED_COPIES; ++i) {
-        const int row = gathered0 + gathered_row + i * GATHERED_STEP;
-#if WEIGHTS
-        int r, s, c;  // dw is [k][r][s][c] or [k][c][r][s]: a row of the product is an element of it
+    __shared__ int4 places[BLOCK_N];  // of its tap: (u, v), and the element there, from a pixel's
+#pragma unroll 1
+    for (int i = thread; i < BLOCK_N; i += THREADS) {
+        int r, s, c;  // dw is [k][r][s][c] or [k][c][r][s]: a column of the product is an element of it
+        const int column = product.n0 + i, cg = f.c / f.groups;
         if (nhwc) {
-            const Digits d = digits_of(row, cg, f.s);
+            const Digits d = digits_of(column, cg, f.s);
             r = d.high, s = d.middle, c = d.low;
         } else {
-            const Digits d = digits_of(row, f.s, f.r);
+            const Digits d = digits_of(column, f.s, f.r);
             c = d.high, r = d.middle, s = d.low;
         }
-        row_place[i] = row < gathered_rows ? r * h.tap_step : OUTSIDE;
-        row_v[i] = s * w.tap_step;
-        row_offset[i] = r * h.tap_step * stride_h + s * w.tap_step * stride_w + c * stride_c;
-#else
-        const Digits d = digits_of(row, w.places, h.places);
-        const int u = d.middle * h.step + h.first, v = d.low * w.step + w.first;
-        row_pointer[i] = base + d.high * stride_image
-                         + ((long long)u * stride_h + v * stride_w + gathered_k * stride_c);
-#if LOADS == TAPS
-        row_place[i] = row < gathered_rows ? (u << 16) + v : OUTSIDE;
-#else
-        row_place[i] = row < gathered_rows ? u : OUTSIDE;
-        row_v[i] = v;
-#endif
-#endif
+        const int u = r * f.dilation_h, v = s * f.dilation_w;
+        places[i] = make_int4(column < product.size_n ? u : OUTSIDE, v, (u * f.w + v) * stride_pixel + c * stride_c, 0);
     }
-#if LOADS == TAPS
-    const int tap0 = tile0 * BLOCK_K / depth;
-    int channel = tile0 * BLOCK_K % depth, tap_r = tap0 / middle, tap_s = tap0 % middle;
-    unsigned inside = 0;  // bit i: row i is, for this tap
-    int tap_offset = 0;
-    bool new_tap = true;
+    const float* const base = source + (long long)product.group * (f.c / f.groups) * stride_c;
 #else
-    Digits column = digits_of(tile0 * BLOCK_K + gathered_k, inner, middle);
-    const Digits tile_digits = digits_of(BLOCK_K, inner, middle);
+    __shared__ const float* bases[2];       // where the image of the block's first row begins, and 8 channels further
+    __shared__ int2 strides;                // stride_c, stride_pixel
+    __shared__ long long results[BLOCK_M];  // see Row
+    __shared__ int2 corners[BLOCK_M];       // (u, v) of Row
+    __shared__ int firsts[BLOCK_M];         // the element there, from that image
+    if (thread == 0) strides = make_int2(stride_c, stride_pixel);
+    const int image0 = product.m0 / (product.h.places * product.w.places);
+#pragma unroll 1
+    for (int i = thread; i < BLOCK_M; i += THREADS) {
+        const Row row = row_of(product, product.m0 + i, nhwc);
+        results[i] = row.result;
+        corners[i] = make_int2(row.u, row.v);
+        firsts[i] = row.result < 0 ? 0 : (row.image - image0) * plane * source_channels
+                                         + (row.u * product.w.size + row.v) * stride_pixel;
+    }
+    if (thread < 2) {
+        bases[thread] = source + (long long)image0 * plane * source_channels
+                        + ((long long)product.group * product.depth + 8 * thread) * stride_c;
+    }
+#endif
+    __syncthreads();
+
+    // ---- the gathered operand: this thread's rows and its column of the sum
+    const bool along_rows = WEIGHTS ? channels_last : !channels_last;  // whether rows are neighbours in memory
+    const int gathered_k = along_rows ? thread / GATHERED_LANES : thread % 8;
+    const int gathered_row = along_rows ? thread % GATHERED_LANES * GATHERED_WIDTH : thread / 8;
+    Digits column = digits_of(tile0 * BLOCK_K + gathered_k, product.depth, product.middle);
+    unsigned there = 0;  // bit i: row i lies inside the image for this tap; DENSE_BIT + i: row i of `dense` exists
+#if !WEIGHTS
+    int first[GATHERED_COPIES];
+#pragma unroll
+    for (int i = 0; i < GATHERED_COPIES; ++i) first[i] = firsts[gathered_row + i * GATHERED_STEP];
+    int offset = 0;  // of the column from a row's first element
+    auto enter_tap = [&] {
+        const int u = column.high * product.h.tap_step, v = column.middle * product.w.tap_step;
+        const bool within = column.high < product.h.taps;
+        offset = (u * product.w.size + v) * strides.y + column.low * strides.x;
+        there &= (unsigned)-(1 << DENSE_BIT);
+#pragma unroll
+        for (int i = 0; i < GATHERED_COPIES; ++i) {
+            const int2 corner = corners[gathered_row + i * GATHERED_STEP];
+            there |= (unsigned)(within & lies_inside(corner.x, u, product.h.size)
+                                & lies_inside(corner.y, v, product.w.size)) << i;
+        }
+    };
+    enter_tap();
 #endif
 
     // ---- the dense operand
 #if WEIGHTS
     const int dense_row = along_rows ? thread % DENSE_LANES * DENSE_WIDTH : thread / 8, dense_k = gathered_k;
-    const int dense_stride = nhwc ? 1 : f.p * f.q;  // from channel to channel of dy
-    const float* const dense_base = dense + (long long)(group * kg + dense0 + dense_row) * dense_stride;
+    const int dense_rows = product.size_m - product.m0;
+    const int dense_stride = channels_last ? 1 : f.p * f.q;  // from channel to channel of dy
+    const int image_step = channels_last ? 0 : (f.k - 1) * f.p * f.q;  // more than the image's pixels are apart
+    const int dense_pixel = channels_last ? f.k : 1, dense_step = BLOCK_K * dense_pixel;
+    const float* dense_pointer = dense + ((long long)tile0 * BLOCK_K + dense_k) * dense_pixel
+                                 + (long long)(product.group * product.size_m + product.m0 + dense_row) * dense_stride;
 #else
     const int dense_row = thread % DENSE_LANES * DENSE_WIDTH, dense_k = thread / DENSE_LANES;
-    const long long phase_tap = (long long)h.tap_position * f.s + h.taps * w.tap_position;
-    const long long dense_first = (group * (long long)(f.r * f.s) + phase_tap) * depth + tile0 * BLOCK_K + dense_k;
-    const float* dense_pointer = dense + dense_first * row_length + dense0 + dense_row;
+    const int dense_rows = row_length - product.n0;
+    const long long phase_tap = (long long)product.h.tap_position * f.s + product.h.taps * product.w.tap_position;
+    const long long dense_first = (product.group * (long long)(f.r * f.s) + phase_tap) * product.depth
+                                  + tile0 * BLOCK_K + dense_k;
+    const float* dense_pointer = dense + dense_first * row_length + product.n0 + dense_row;
+    int dense_left = product.length - tile0 * BLOCK_K - dense_k;  // of the sum, from this column on
 #endif
+#pragma unroll
+    for (int i = 0; i < DENSE_COPIES; ++i) {
+        there |= (unsigned)(dense_row + i * DENSE_STEP < dense_rows) << (DENSE_BIT + i);
+    }
 
-    auto load = [&](int tile, int stage) {
+    auto load = [&](int stage) {
         float* const tile_m = shared + stage * STAGE_FLOATS;
         float* const tile_n = tile_m + BLOCK_K * PITCH_M;
         float* const gathered = (WEIGHTS ? tile_n : tile_m) + gathered_k * GATHERED_PITCH + gathered_row;
         float* const other = (WEIGHTS ? tile_m : tile_n) + dense_k * DENSE_PITCH + dense_row;
 
-#if LOADS == TAPS
-        if (new_tap) {
-            const int u = tap_r * h.tap_step, v = tap_s * w.tap_step;
-            inside = 0;
-            tap_offset = u * stride_h + v * stride_w;
-#pragma unroll
-            for (int i = 0; i < GATHERED_COPIES; ++i) {
-                const int row_v = (short)row_place[i], row_u = (row_place[i] - row_v) >> 16;
-                const bool valid = row_place[i] != OUTSIDE && lies_inside(row_u, u, h.size)
-                                   && lies_inside(row_v, v, w.size);
-                inside |= (unsigned)valid << i;
-            }
-        }
-        const int offset = tap_offset + channel * stride_c;
-#pragma unroll
-        for (int i = 0; i < GATHERED_COPIES; ++i) {
-            const bool valid = inside >> i & 1;
-            const float* const from = row_pointer[i] + offset;
-            copy<1>(gathered + i * GATHERED_STEP, from, valid);
-            copy<1>(gathered + i * GATHERED_STEP + 8 * GATHERED_PITCH, from + 8 * stride_c, valid);
-        }
-        channel += BLOCK_K;
-        new_tap = channel == depth;
-        if (new_tap) {
-            channel = 0;
-            if (++tap_s == middle) {
-                tap_s = 0;
-                ++tap_r;
-            }
-        }
-        const bool within = true;
-#elif WEIGHTS
+#if WEIGHTS
         const bool within = column.high < f.n;
-        const int u = within ? column.middle * h.step + h.first : OUTSIDE, v = column.low * w.step + w.first;
-        const float* const pixel = base + column.high * stride_image + ((long long)u * stride_h + v * stride_w);
-        const long long place = (long long)column.middle * f.q + column.low, plane = (long long)f.p * f.q;
-        const float* const dense_pointer = dense_base + column.high * plane * f.k + place * (nhwc ? f.k : 1);
+        const int u = column.middle * f.stride_h - f.pad_h, v = column.low * f.stride_w - f.pad_w;
+        const float* const pixel = base + ((long long)column.high * (plane * f.c) + (u * f.w + v) * stride_pixel);
+        const float* const dense_from = dense_pointer + (long long)column.high * image_step;
 #pragma unroll
         for (int i = 0; i < GATHERED_COPIES; ++i) {
-            const bool valid = lies_inside(row_place[i], u, h.size) && lies_inside(row_v[i], v, w.size);
-            copy<GATHERED_WIDTH>(gathered + i * GATHERED_STEP, pixel + row_offset[i], valid);
+            const int4 place = places[gathered_row + i * GATHERED_STEP];
+            const bool valid = within && lies_inside(place.x, u, f.h) && lies_inside(place.y, v, f.w);
+            copy<GATHERED_WIDTH>(gathered + i * GATHERED_STEP, pixel + place.z, valid);
         }
-        advance(column, tile_digits, inner, middle);
+        advance(column, product.step, f.q, f.p);
 #else
-        const bool within = tile * BLOCK_K + dense_k < length;
-        const int u = column.high < h.taps ? column.high * h.tap_step : OUTSIDE, v = column.middle * w.tap_step;
-        const int offset = column.high * h.tap_step * stride_h + v * stride_w + (column.low - gathered_k) * stride_c;
+        const float *const base = bases[0], *const base_8 = bases[1];
 #pragma unroll
         for (int i = 0; i < GATHERED_COPIES; ++i) {
-            const bool valid = lies_inside(row_place[i], u, h.size) && lies_inside(row_v[i], v, w.size);
-            copy<GATHERED_WIDTH>(gathered + i * GATHERED_STEP, row_pointer[i] + offset, valid);
+            const bool valid = there >> i & 1;
+            const int from = first[i] + offset;
+            copy<1>(gathered + i * GATHERED_STEP, base + from, valid);
+            if (LOADS == TAPS) copy<1>(gathered + i * GATHERED_STEP + 8 * GATHERED_PITCH, base_8 + from, valid);
         }
-        advance(column, tile_digits, inner, middle);
+        if (column.low + BLOCK_K < product.depth) {
+            column.low += BLOCK_K;
+            offset += BLOCK_K * strides.x;
+        } else {
+            advance(column, product.step, product.depth, product.middle);
+            enter_tap();
+        }
+        const bool within = LOADS == TAPS || dense_left > 0;
+        dense_left -= BLOCK_K;
+        const float* const dense_from = dense_pointer;
+        const int dense_stride = 1, dense_step = BLOCK_K * row_length;
 #endif
 
 #pragma unroll
         for (int i = 0; i < DENSE_COPIES; ++i) {
-            const bool valid = within && dense0 + dense_row + i * DENSE_STEP < dense_rows;
-#if WEIGHTS
-            const float* const from = dense_pointer + (long long)i * DENSE_STEP * dense_stride;
-#else
-            const float* const from = dense_pointer + i * DENSE_STEP;
-#endif
-            copy<DENSE_WIDTH>(other + i * DENSE_STEP, from, valid);
+            copy<DENSE_WIDTH>(other + i * DENSE_STEP, dense_from + (long long)i * DENSE_STEP * dense_stride,
+                              within && (there >> (DENSE_BIT + i) & 1));
         }
-#if !WEIGHTS
-        dense_pointer += (long long)BLOCK_K * row_length;
-#endif
+        dense_pointer += dense_step;
     };
 
     // ---- the sum
@@ -289,15 +280,15 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
     }
 #pragma unroll 1
     for (int stage = 0; stage < STAGES - 1; ++stage) {
-        if (tile0 + stage < tile1) load(tile0 + stage, stage);
+        if (tile0 + stage < tile1) load(stage);
         cp_async_commit();
     }
-    int stage = 0, next = STAGES - 1;
+    int stage = 0;
 #pragma unroll 1
-    for (int tile = tile0; tile < tile1; ++tile) {
+    for (int left = tile1 - tile0; left > 0; --left) {
         cp_async_wait<STAGES - 2>();
-        __syncthreads();  // this tile is there for all, and all have left the stage that is filled next
-        if (tile + STAGES - 1 < tile1) load(tile + STAGES - 1, next);
+        __syncthreads();  // this tile is there for all, and all have left the stage before, which is filled next
+        if (left > STAGES - 1) load(stage == 0 ? STAGES - 1 : stage - 1);
         cp_async_commit();
         const float* const tile_m = shared + stage * STAGE_FLOATS + thread_m;
         const float* const tile_n = shared + stage * STAGE_FLOATS + BLOCK_K * PITCH_M + thread_n;
@@ -317,33 +308,31 @@ implicit_gemm(const float* __restrict__ source, const float* __restrict__ dense,
             }
         }
         stage = stage + 1 == STAGES ? 0 : stage + 1;
-        next = next + 1 == STAGES ? 0 : next + 1;
     }
     cp_async_wait_all();
 
     // ---- results: rows of the product are pixels or filters, columns channels or elements of a filter
     out += blockIdx.y * out_elements;
+    const int size_n = product.size_n, n0 = product.n0;
 #if WEIGHTS
     const int column_step = 1;
     const bool by_columns = size_n % 4 == 0, by_rows = false;
 #else
-    const int result_channels = size_n * f.groups;
-    const int height = pass == FORWARD ? f.p : f.h, width = pass == FORWARD ? f.q : f.w;
-    const int column_step = nhwc ? 1 : height * width;
+    const int column_step = nhwc ? 1 : product.height * product.width;
     const bool by_columns = nhwc && size_n % 4 == 0;  // four channels of a pixel at once
-    const bool by_rows = !nhwc && height * width % 4 == 0 && h.out_step * w.out_step == 1;  // four pixels of a channel
-    out += (long long)group * size_n * column_step;
+    const bool by_rows = !nhwc && column_step % 4 == 0 && product.h.out_step * product.w.out_step == 1;  // four pixels
 #endif
 #pragma unroll
     for (int upper = 0; upper < 2; ++upper) {
         float* row_out[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const int row = m0 + thread_m + upper * 16 + i;
+            const int row = thread_m + upper * 16 + i;
 #if WEIGHTS
-            row_out[i] = row < size_m ? out + (long long)(group * kg + row) * size_n : nullptr;
+            const long long filter = (long long)product.group * product.size_m + product.m0 + row;
+            row_out[i] = product.m0 + row < product.size_m ? out + filter * size_n : nullptr;
 #else
-            row_out[i] = row < size_m ? out + result_base(row, h, w, result_channels, height, width, nhwc) : nullptr;
+            row_out[i] = results[row] >= 0 ? out + results[row] : nullptr;
 #endif
         }
 #pragma unroll

@@ -16,7 +16,7 @@
 // 64 halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
 // what is outside the image or beyond the sum. A thread copies one chunk column; its (r, s, c) is counted on, and which
 // of its rows are inside the image is found out once a tap. A fragment (ldmatrix) is read one step ahead of its
-// products.
+// products. Registers are for sums and fragments: what is needed once a tap or after the sum waits in shared memory.
 //
 // Shared memory without conflicts: chunk j of row i of the source lies at j ^ (i % 8), so that the eight rows of an
 // 8 x 8 tile have eight different chunks; copies write whole rows. Rows of the filter are dealt out to the 8 x 8
@@ -24,7 +24,7 @@
 // ^ (row / TILES_N % 8). So each thread has 2 * TILES_N neighbouring results of a pixel and stores 16 bytes at once.
 //
 // Launch: grid (tiles_m * tiles_n * groups * phases, parts) with tiles_n innermost, BLOCK_M / WARP_M * BLOCK_N / WARP_N
-// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 16 bytes of shared memory (the latter for the rows' places).
+// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 20 bytes of shared memory (the latter for the rows' places).
 // parts > 1: floats to `out` + part * out_elements (float), to be added by another kernel.
 //
 // 128 x 256, 8 warps of 64 x 64: 192 KB in four stages, one block an SM; 128 x 128, 4 warps: 96 KB in three, two
@@ -86,6 +86,9 @@
 #define ROW_BYTES 128
 #define STAGE_BYTES ((BLOCK_M + BLOCK_N) * ROW_BYTES)
 #define COPY_ROWS (THREADS / 8)  // rows that the block copies at once, eight threads each
+#define SOURCE_COPIES (BLOCK_M / COPY_ROWS)
+#define FILTER_COPIES (BLOCK_N / COPY_ROWS)
+#define FILTER_BIT 8             // of what is known of the rows that a thread copies
 #define STEPS 4                  // of two chunks: m16n8k16 for halves, m16n8k8 for floats
 #if WGMMA
 // Which row of the filter's tile lies in row i of shared memory.
@@ -110,83 +113,89 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
     unsigned char* const shared = dynamic;
 #endif
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int cg = f.c / f.groups, kg = f.k / f.groups;
 
     // ---- which tile of which product
-    int block = blockIdx.x;
-    const int n0 = block % tiles_n * BLOCK_N;
-    block /= tiles_n;
-    const int m0 = block % tiles_m * BLOCK_M;
-    block /= tiles_m;
-    const int group = block % f.groups, phase = block / f.groups;
-    const Line h = rows_of(f, pass, phase / f.stride_w), w = columns_of(f, pass, phase % f.stride_w);
-    const int size_m = f.n * h.places * w.places, size_n = pass == FORWARD ? kg : cg;
-    const int length = h.taps * w.taps * depth;
-    if (m0 >= size_m) return;  // phases differ in size; no barrier was reached
-    const int tiles = (length + BLOCK_K - 1) / BLOCK_K;
+    __shared__ Product product;
+    __shared__ int filter_row;  // chunks from one row of the filter to the next
+    if (thread == 0) {
+        find_product(product, f, pass, tiles_m, tiles_n, depth, BLOCK_M, BLOCK_N, BLOCK_K);
+        filter_row = f.r * f.s * (depth / CHUNK);
+    }
+    __syncthreads();
+    if (product.m0 >= product.size_m) return;  // phases differ in size
+    const int tiles = (product.length + BLOCK_K - 1) / BLOCK_K;
     const int tile0 = (int)((long long)tiles * blockIdx.y / gridDim.y);
     const int tile1 = (int)((long long)tiles * (blockIdx.y + 1) / gridDim.y);
 
-    // ---- rows: where each begins in the source, in chunks, and its coordinates; then each result's place
-    int4* const rows = reinterpret_cast<int4*>(shared + STAGES * STAGE_BYTES);
-    const int pixel_stride = depth / CHUNK * f.groups, row_stride = w.size * pixel_stride;
+    // ---- rows: their results, the pixels that their first taps meet, and where those lie, in chunks
+    long long* const results = reinterpret_cast<long long*>(shared + STAGES * STAGE_BYTES);
+    int2* const corners = reinterpret_cast<int2*>(results + BLOCK_M);
+    int* const pixels = reinterpret_cast<int*>(corners + BLOCK_M);
 #pragma unroll 1
     for (int i = thread; i < BLOCK_M; i += THREADS) {
-        const Digits d = digits_of(m0 + i, w.places, h.places);
-        const int u = d.middle * h.step + h.first, v = d.low * w.step + w.first;
-        const int at = d.high * h.size * row_stride + u * row_stride + v * pixel_stride + group * (depth / CHUNK);
-        rows[i] = make_int4(m0 + i < size_m ? u : OUTSIDE, v, at, 0);
+        const Row row = row_of(product, product.m0 + i, nhwc);
+        const int pixel = (row.image * product.h.size + row.u) * product.w.size + row.v;
+        results[i] = row.result;
+        corners[i] = make_int2(row.u, row.v);
+        pixels[i] = row.result < 0 ? 0 : (pixel * f.groups + product.group) * (depth / CHUNK);
     }
     __syncthreads();
 
     // ---- copies: one chunk column of every COPY_ROWS-th row
     const int chunk = thread % 8, copy_row = thread / 8;
-    int pixel[BLOCK_M / COPY_ROWS];
+    int pixel[SOURCE_COPIES];
 #pragma unroll
-    for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) pixel[i] = rows[copy_row + i * COPY_ROWS].z;
-    const int middle = max(w.taps, 1);
-    Digits column = digits_of(tile0 * BLOCK_K + chunk * CHUNK, depth, middle);
-    const Digits tile_digits = digits_of(BLOCK_K, depth, middle);
-    const int filter_row = f.r * f.s * (depth / CHUNK);
-    int filter_at = (group * size_n + n0) * filter_row
-                    + (h.tap_position * f.s + h.taps * w.tap_position) * (depth / CHUNK) + tile0 * 8 + chunk;
-    unsigned filter_rows_there = 0, inside = 0;  // bit i: row i exists; lies inside the image for this tap
+    for (int i = 0; i < SOURCE_COPIES; ++i) pixel[i] = pixels[copy_row + i * COPY_ROWS];
+    Digits column = digits_of(tile0 * BLOCK_K + chunk * CHUNK, depth, product.middle);
+    int offset = 0;      // of the column from a row's first pixel, in chunks
+    unsigned there = 0;  // bit i: row i lies inside the image for this tap; FILTER_BIT + i: row i of the filter exists
 #pragma unroll
-    for (int i = 0; i < BLOCK_N / COPY_ROWS; ++i) {
-        filter_rows_there |= (unsigned)(n0 + FILTER_ROW(copy_row + i * COPY_ROWS) < size_n) << i;
+    for (int i = 0; i < FILTER_COPIES; ++i) {
+        there |= (unsigned)(product.n0 + FILTER_ROW(copy_row + i * COPY_ROWS) < product.size_n) << (FILTER_BIT + i);
     }
-    int tap = -1, tap_offset = 0;
+    // (bits of FILTER_ROW are those of its argument in another order, so that it may be taken of parts)
+    const int tap0 = product.h.tap_position * f.s + product.h.taps * product.w.tap_position;
+    int filter_at = ((product.group * product.size_n + product.n0 + FILTER_ROW(copy_row)) * f.r * f.s + tap0)
+                    * (depth / CHUNK) + tile0 * 8 + chunk;
+
+    auto enter_tap = [&] {
+        const int u = column.high * product.h.tap_step, v = column.middle * product.w.tap_step;
+        const bool within = column.high < product.h.taps;
+        offset = (u * product.w.size + v) * f.groups * (depth / CHUNK) + column.low / CHUNK;
+        there = within ? there & (unsigned)-(1 << FILTER_BIT) : 0;
+#pragma unroll
+        for (int i = 0; i < SOURCE_COPIES; ++i) {
+            const int2 corner = corners[copy_row + i * COPY_ROWS];
+            there |= (unsigned)(within & lies_inside(corner.x, u, product.h.size)
+                                & lies_inside(corner.y, v, product.w.size)) << i;
+        }
+    };
+    enter_tap();
 
     auto load = [&](int stage) {
-        unsigned char* const to = shared + stage * STAGE_BYTES + copy_row * ROW_BYTES;
-        const bool within = column.high < h.taps;
-        if (tap != column.high * middle + column.middle) {
-            tap = column.high * middle + column.middle;
-            const int u = within ? column.high * h.tap_step : OUTSIDE, v = column.middle * w.tap_step;
-            tap_offset = column.high * h.tap_step * row_stride + v * pixel_stride;
-            inside = 0;
+        const int to = stage * STAGE_BYTES + copy_row * ROW_BYTES;
 #pragma unroll
-            for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) {
-                const int2 place = *reinterpret_cast<const int2*>(rows + copy_row + i * COPY_ROWS);
-                const bool valid = lies_inside(place.x, u, h.size) && lies_inside(place.y, v, w.size);
-                inside |= (unsigned)valid << i;
-            }
+        for (int i = 0; i < SOURCE_COPIES; ++i) {
+            cp_async_16(shared + (to + ((chunk ^ copy_row % 8) << 4)) + i * COPY_ROWS * ROW_BYTES,
+                        source + (long long)(pixel[i] + offset) * CHUNK, there >> i & 1);
         }
-        const int offset = tap_offset + column.low / CHUNK;
+        const int row_chunks = filter_row;
+        const int swizzled = to + ((chunk ^ FILTER_SWIZZLE(copy_row)) << 4);
 #pragma unroll
-        for (int i = 0; i < BLOCK_M / COPY_ROWS; ++i) {
-            cp_async_16(to + i * COPY_ROWS * ROW_BYTES + ((chunk ^ copy_row % 8) << 4),
-                        source + (long long)(pixel[i] + offset) * CHUNK, inside >> i & 1);
-        }
-#pragma unroll
-        for (int i = 0; i < BLOCK_N / COPY_ROWS; ++i) {
-            const int row = copy_row + i * COPY_ROWS;
-            cp_async_16(to + (BLOCK_M + i * COPY_ROWS) * ROW_BYTES + ((chunk ^ FILTER_SWIZZLE(row)) << 4),
-                        filter + (long long)(filter_at + FILTER_ROW(row) * filter_row) * CHUNK,
-                        within && (filter_rows_there >> i & 1));
+        for (int i = 0; i < FILTER_COPIES; ++i) {
+            const int row = BLOCK_M + i * COPY_ROWS;
+            cp_async_16(shared + (swizzled ^ FILTER_SWIZZLE(i * COPY_ROWS) << 4) + row * ROW_BYTES,
+                        filter + (long long)(filter_at + FILTER_ROW(i * COPY_ROWS) * row_chunks) * CHUNK,
+                        there >> (FILTER_BIT + i) & 1);
         }
         filter_at += 8;
-        advance(column, tile_digits, depth, middle);
+        if (column.low + BLOCK_K < depth) {
+            column.low += BLOCK_K;
+            offset += 8;
+        } else {
+            advance(column, product.step, depth, product.middle);
+            enter_tap();
+        }
     };
 
     const int warp_m = warp % WARPS_M * WARP_M;
@@ -230,13 +239,13 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
 #else
     // ---- fragments: ldmatrix takes the address of one row of an 8 x 8 tile from each lane
     const int warp_n = warp / WARPS_M * WARP_N;
-    const unsigned char* const source_rows = shared + (warp_m + lane % 16) * ROW_BYTES;
-    const unsigned char* const filter_rows = shared + (BLOCK_M + warp_n + lane % 8 * TILES_N + lane / 16) * ROW_BYTES;
-    const int source_chunk = (lane / 16) ^ (lane % 8), filter_chunk = (lane / 8 % 2) ^ (lane % 8);
+    const int lane_m = (warp_m + lane % 16) * ROW_BYTES + (((lane / 16) ^ (lane % 8)) << 4);
+    const int lane_n = (BLOCK_M + warp_n + lane % 8 * TILES_N + lane / 16) * ROW_BYTES
+                       + (((lane / 8 % 2) ^ (lane % 8)) << 4);
     unsigned a[2][TILES_M][4], b[2][TILES_N / 2][4];
-    auto read = [&](int to, int stage, int step) {
-        const unsigned char* const chunks_m = source_rows + stage * STAGE_BYTES + ((source_chunk ^ 2 * step) << 4);
-        const unsigned char* const chunks_n = filter_rows + stage * STAGE_BYTES + ((filter_chunk ^ 2 * step) << 4);
+    auto read = [&](int to, int stage, int step) {  // rows begin at multiples of 128 bytes: ^ changes the chunk alone
+        const unsigned char* const chunks_m = shared + ((lane_m + stage * STAGE_BYTES) ^ (2 * step << 4));
+        const unsigned char* const chunks_n = shared + ((lane_n + stage * STAGE_BYTES) ^ (2 * step << 4));
 #pragma unroll
         for (int i = 0; i < TILES_M; ++i) {
             ldmatrix_x4(a[to][i], chunks_m + i * 16 * ROW_BYTES);
@@ -249,24 +258,14 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
 
     // ---- the sum
     float sums[TILES_M][TILES_N][4];
-    accumulate<STAGES, STEPS>(sums, a, b, tile0, tile1, load, read);
+    accumulate<STAGES, STEPS>(sums, a, b, tile1 - tile0, load, read);
 #endif
     cp_async_wait_all();
 
     // ---- results: rows lane / 4 and 8 further of each tile, 2 * TILES_N neighbouring columns of each
-    const int channels = size_n * f.groups;
-    const int height = pass == FORWARD ? f.p : f.h, width = pass == FORWARD ? f.q : f.w;
-    const int column_step = nhwc ? 1 : height * width;
-    out += (long long)group * size_n * column_step;
-    parts += (long long)group * size_n * column_step + blockIdx.y * out_elements;
+    const int size_n = product.size_n, column_step = nhwc ? 1 : product.height * product.width;
     const bool whole = nhwc && size_n % (gridDim.y > 1 ? 4 : CHUNK) == 0;  // 16 bytes at a time
-    long long* const places = reinterpret_cast<long long*>(rows);
-    __syncthreads();  // the rows' coordinates are not needed any more
-#pragma unroll 1
-    for (int i = thread; i < BLOCK_M; i += THREADS) {
-        places[i] = m0 + i < size_m ? result_base(m0 + i, h, w, channels, height, width, nhwc) : -1;
-    }
-    __syncthreads();
+    parts += blockIdx.y * out_elements;
 #if WGMMA
     constexpr int TOGETHER = 32, PIECES = BLOCK_N / 128;  // neighbouring columns of one thread, and how often
     const int warp_n = 0;
@@ -275,10 +274,10 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
 #endif
 #pragma unroll
     for (int i = 0; i < TILES_M * PIECES; ++i) {
-        const int n = n0 + warp_n + i / TILES_M * 128 + lane % 4 * TOGETHER;
+        const int n = product.n0 + warp_n + i / TILES_M * 128 + lane % 4 * TOGETHER;
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
-            const long long place = places[warp_m + i % TILES_M * 16 + lane / 4 + lower * 8];
+            const long long place = results[warp_m + i % TILES_M * 16 + lane / 4 + lower * 8];
             if (place < 0) continue;
             float values[TOGETHER];
 #pragma unroll

@@ -70,6 +70,11 @@ __device__ __forceinline__ int chunk_at(int row, int chunk) {
     return (HALVES ? chunk ^ row % 8 : chunk) * CHUNK;
 }
 
+// A chunk some chunks further in the row: their number has none of the bits of the first chunk's.
+__device__ __forceinline__ int further(int at, int chunks) {
+    return HALVES ? at ^ chunks * CHUNK : at + chunks * CHUNK;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restrict__ dy, Element* __restrict__ out,
                           float* __restrict__ parts, Conv f, int pass, int nhwc, int tiles_m, int tiles_n, int x_depth,
@@ -111,21 +116,22 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
                            + copy_lane * CHUNK;
 
     auto load = [&](int stage) {
-        Element* const to_m = shared + stage * STAGE_ELEMENTS + copy_row * PITCH_M;
-        Element* const to_n = shared + stage * STAGE_ELEMENTS + BLOCK_K * PITCH_M + copy_row * PITCH_N;
+        const int first_chunk = chunk_at(copy_row, copy_lane);
+        const int to_m = stage * STAGE_ELEMENTS + copy_row * PITCH_M + first_chunk;
+        const int to_n = stage * STAGE_ELEMENTS + BLOCK_K * PITCH_M + copy_row * PITCH_N + first_chunk;
         const bool within = pixel.high < f.n;
-        const int u = within ? pixel.middle * f.stride_h - f.pad_h : OUTSIDE, v = pixel.low * f.stride_w - f.pad_w;
+        const int u = pixel.middle * f.stride_h - f.pad_h, v = pixel.low * f.stride_w - f.pad_w;
         const Element* const x_at = x + ((long long)pixel.high * f.h + u) * row_stride + v * pixel_stride
                                     + group * x_depth;
 #pragma unroll
         for (int i = 0; i < COPIES_M; ++i) {
-            cp_async_16(to_m + chunk_at(copy_row, copy_lane + i * LANES), dy_at + i * LANES * CHUNK,
+            cp_async_16(shared + further(to_m, i * LANES), dy_at + i * LANES * CHUNK,
                         within && (dy_there >> i & 1));
         }
 #pragma unroll
         for (int i = 0; i < COPIES_N; ++i) {
-            const bool valid = lies_inside(tap_u[i], u, f.h) && lies_inside(tap_v[i], v, f.w);
-            cp_async_16(to_n + chunk_at(copy_row, copy_lane + i * LANES), x_at + tap_offset[i], valid);
+            const bool valid = within && lies_inside(tap_u[i], u, f.h) && lies_inside(tap_v[i], v, f.w);
+            cp_async_16(shared + further(to_n, i * LANES), x_at + tap_offset[i], valid);
         }
         dy_at += (long long)BLOCK_K * f.groups * dy_depth;
         advance(pixel, tile_digits, f.q, f.p);
@@ -135,19 +141,19 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
     const int warp_m = warp % WARPS_M * WARP_M, warp_n = warp / WARPS_M * WARP_N;
     unsigned a[2][TILES_M][4], b[2][TILES_N / 2][4];
     auto read = [&](int to, int stage, int step) {
+#if HALVES
+        const int row_m = lane % 8 + lane / 16 * 8, row_n = lane % 16;
+        const int at_m = stage * STAGE_ELEMENTS + step * 16 * PITCH_M
+                         + (row_m * PITCH_M + chunk_at(row_m, warp_m / 8 + lane / 8 % 2));
+        const int at_n = stage * STAGE_ELEMENTS + (BLOCK_K * PITCH_M + step * 16 * PITCH_N)
+                         + (row_n * PITCH_N + chunk_at(row_n, warp_n / 8 + lane / 16));
+#pragma unroll
+        for (int i = 0; i < TILES_M; ++i) ldmatrix_x4_trans(a[to][i], shared + further(at_m, i * 2));
+#pragma unroll
+        for (int j = 0; j < TILES_N / 2; ++j) ldmatrix_x4_trans(b[to][j], shared + further(at_n, j * 2));
+#else
         const Element* const tile_m = shared + stage * STAGE_ELEMENTS;
         const Element* const tile_n = tile_m + BLOCK_K * PITCH_M;
-#if HALVES
-        const int row_m = step * 16 + lane % 8 + lane / 16 * 8, row_n = step * 16 + lane % 16;
-#pragma unroll
-        for (int i = 0; i < TILES_M; ++i) {
-            ldmatrix_x4_trans(a[to][i], tile_m + row_m * PITCH_M + chunk_at(row_m, warp_m / 8 + i * 2 + lane / 8 % 2));
-        }
-#pragma unroll
-        for (int j = 0; j < TILES_N / 2; ++j) {
-            ldmatrix_x4_trans(b[to][j], tile_n + row_n * PITCH_N + chunk_at(row_n, warp_n / 8 + j * 2 + lane / 16));
-        }
-#else
 #pragma unroll
         for (int upper = 0; upper < 2; ++upper) {  // pixels lane % 4, and 4 further
             const int row = step * 8 + lane % 4 + upper * 4;
@@ -171,7 +177,7 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
 
     // ---- the sum
     float sums[TILES_M][TILES_N][4];
-    accumulate<STAGES, STEPS>(sums, a, b, tile0, tile1, load, read);
+    accumulate<STAGES, STEPS>(sums, a, b, tile1 - tile0, load, read);
     cp_async_wait_all();
 
     // ---- results: a thread has pairs (halves) or fours (floats) of neighbouring columns, which share their tap

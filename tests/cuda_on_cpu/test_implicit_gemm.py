@@ -88,8 +88,6 @@ def test_loads_follow_channels_and_layout():
     assert loads(24, 16, Pass.BACKWARD_DATA, "nhwc") == rows.TAPS
     assert loads(24, 16, Pass.BACKWARD_WEIGHTS, "nhwc") == rows.QUADS
     assert loads(24, 16, Pass.BACKWARD_WEIGHTS, "nchw") == rows.DIGITS
-    wide = Problem(make(1, 16, 1, 20000, 4, 1, 1), Pass.FORWARD, "float32", "nhwc")
-    assert rows.loads_of(wide) == rows.DIGITS, "coordinates beyond 16 bits"
 
 
 def test_few_tiles_are_cut_into_parts():
@@ -126,3 +124,7 @@ def test_sizes_beyond_32_bits_are_refused_in_a_sentence():
     assert "fewer than 2^31" in (ROW.why_not(images) or "")
     wide = Problem(make(1, 65536, 200, 200, 1, 1, 1), Pass.FORWARD)
     assert "fewer than 2^30" in (ROW.why_not(wide) or "")
+    far = make(128, 1024, 128, 128, 1, 128, 128)  # images with one result each: 128 of them in the rows of one tile
+    assert "neighbouring results" in (ROW.why_not(Problem(far, Pass.FORWARD)) or "")
+    assert ROW.why_not(Problem(far, Pass.BACKWARD_WEIGHTS)) is None
+    assert ROW.why_not(Problem(make(32, 1024, 128, 128, 1, 128, 128), Pass.FORWARD)) is None

@@ -116,11 +116,77 @@ __device__ __forceinline__ int tap_position(const Conv& f, int pass, int r, int 
 // Places and taps are counted as digits (digits.cuh), so that the next tile costs additions and no division. Forward:
 // (r, s, c); backward weights: (image, p, q). The high digit has no end: what lies beyond it is beyond the sum.
 
-// Element of the result (forward, backward data) that row `row` of a phase's product has in channel 0.
-__device__ __forceinline__ long long result_base(int row, const Line& h, const Line& w, int channels, int height,
-                                                 int width, int nhwc) {
+// Forward or backward data as the blocks of one launch see it. It lies in shared memory: what is needed once a tap, or
+// after the sum, takes no registers meanwhile.
+struct Product {
+    Line h, w;
+    int m0, n0, group;           // first row and column of the block's tile
+    int size_m, size_n, length;  // rows, columns, products of an element
+    int depth, middle;           // digits of a column of the sum: (tap row, `middle` taps, `depth` channels)
+    Digits step;                 // a tile of the sum as such a number
+    int channels, height, width; // of the result, all groups
+};
+
+// For one thread of a block. depth: channels of a group that are summed over, as they are stored.
+__device__ __forceinline__ void find_product(Product& product, const Conv& f, int pass, int tiles_m, int tiles_n,
+                                             int depth, int block_m, int block_n, int block_k) {
+    int block = blockIdx.x;
+    product.n0 = block % tiles_n * block_n;
+    block /= tiles_n;
+    product.m0 = block % tiles_m * block_m;
+    block /= tiles_m;
+    product.group = block % f.groups;
+    const int phase = block / f.groups;
+    const Line h = rows_of(f, pass, phase / f.stride_w), w = columns_of(f, pass, phase % f.stride_w);
+    product.h = h, product.w = w;
+    product.size_m = f.n * h.places * w.places;
+    product.size_n = (pass == FORWARD ? f.k : f.c) / f.groups;
+    product.length = h.taps * w.taps * depth;
+    product.depth = depth;
+    product.middle = max(w.taps, 1);
+    product.step = digits_of(block_k, depth, product.middle);
+    product.channels = product.size_n * f.groups;
+    product.height = pass == FORWARD ? f.p : f.h;
+    product.width = pass == FORWARD ? f.q : f.w;
+}
+
+// The same for backward weights: columns of the product are elements of a filter, those of the sum (image, p, q).
+__device__ __forceinline__ void find_weights_product(Product& product, const Conv& f, int tiles_m, int tiles_n,
+                                                     int block_m, int block_n, int block_k) {
+    int block = blockIdx.x;
+    product.n0 = block % tiles_n * block_n;
+    block /= tiles_n;
+    product.m0 = block % tiles_m * block_m;
+    product.group = block / tiles_m;
+    product.h = rows_of(f, FORWARD, 0), product.w = columns_of(f, FORWARD, 0);
+    product.size_m = f.k / f.groups;
+    product.size_n = f.c / f.groups * f.r * f.s;
+    product.length = f.n * f.p * f.q;
+    product.depth = f.q, product.middle = f.p;
+    product.step = digits_of(block_k, f.q, f.p);
+    product.channels = f.k, product.height = f.p, product.width = f.q;
+}
+
+// Row `row` of a product: its image, the pixel (u, v) of that which its first tap meets, and the element of the result
+// that it has in the group's channel 0. Beyond the last row: u OUTSIDE, result -1.
+struct Row {
+    int image, u, v;
+    long long result;
+};
+
+__device__ __forceinline__ Row row_of(const Product& product, int row, int nhwc) {
+    const Line &h = product.h, &w = product.w;
     const Digits d = digits_of(row, w.places, h.places);
+    const bool exists = row < product.size_m;
+    const long long height = product.height, width = product.width;
     const long long y = h.out_first + d.middle * h.out_step, x = w.out_first + d.low * w.out_step;
-    const long long image = (long long)d.high * height * width * channels;
-    return nhwc ? image + (y * width + x) * channels : image + y * width + x;
+    const long long pixel = y * width + x, first = (long long)product.group * product.size_n;
+    const long long image = d.high * height * width * product.channels;
+    Row found;
+    found.image = d.high;
+    found.u = exists ? d.middle * h.step + h.first : OUTSIDE;
+    found.v = d.low * w.step + w.first;
+    found.result = !exists ? -1 : nhwc ? image + pixel * product.channels + first
+                                       : image + first * height * width + pixel;
+    return found;
 }

@@ -104,13 +104,12 @@ __device__ __forceinline__ void multiply(float (&sums)[M][N][4], const unsigned 
 #endif
 }
 
-// sums = the products of tiles tile0 .. tile1 - 1, which load(stage) brings into COUNT stages, one after another, and
+// sums = the products of `tiles` tiles, which load(stage) brings into COUNT stages, one after another, and
 // read(to, stage, step) takes from there to a[to], b[to]; each step of a tile is read while the one before is
 // multiplied.
 template <int COUNT, int STEPS_A_TILE, int M, int N, class Load, class Read>
 __device__ __forceinline__ void accumulate(float (&sums)[M][N][4], const unsigned (&a)[2][M][4],
-                                           const unsigned (&b)[2][N / 2][4], int tile0, int tile1, Load& load,
-                                           Read& read) {
+                                           const unsigned (&b)[2][N / 2][4], int tiles, Load& load, Read& read) {
     clear(sums);
 #if ARITHMETIC == 96
     float tile_sums[M][N][4];
@@ -118,27 +117,27 @@ __device__ __forceinline__ void accumulate(float (&sums)[M][N][4], const unsigne
 #endif
 #pragma unroll 1
     for (int stage = 0; stage < COUNT - 1; ++stage) {
-        if (tile0 + stage < tile1) load(stage);
+        if (stage < tiles) load(stage);
         cp_async_commit();
     }
     cp_async_wait<COUNT - 2>();
     __syncthreads();
-    if (tile0 < tile1) read(0, 0, 0);
-    int stage = 0, next = COUNT - 1;
+    if (tiles > 0) read(0, 0, 0);
+    int stage = 0;
 #pragma unroll 1
-    for (int tile = tile0; tile < tile1; ++tile) {
+    for (int left = tiles; left > 0; --left) {
         const int following = stage + 1 == COUNT ? 0 : stage + 1;
 #pragma unroll
         for (int step = 0; step < STEPS_A_TILE; ++step) {
             if (step == STEPS_A_TILE - 1) {
                 cp_async_wait<COUNT - 2>();
                 __syncthreads();  // the next tile is there for all, and all have read what they need of this one
-                if (tile + 1 < tile1) read((step + 1) % 2, following, 0);
+                if (left > 1) read((step + 1) % 2, following, 0);
             } else {
                 read((step + 1) % 2, stage, step + 1);
             }
-            if (step == 0) {  // into the stage that all left before the last barrier
-                if (tile + COUNT - 1 < tile1) load(next);
+            if (step == 0) {  // into the stage before this one, which all left before the last barrier
+                if (left > COUNT - 1) load(stage == 0 ? COUNT - 1 : stage - 1);
                 cp_async_commit();
             }
 #if ARITHMETIC == 96
@@ -151,7 +150,6 @@ __device__ __forceinline__ void accumulate(float (&sums)[M][N][4], const unsigne
         add_and_clear(sums, tile_sums);
 #endif
         stage = following;
-        next = next + 1 == COUNT ? 0 : next + 1;
     }
 }
 
