@@ -47,7 +47,13 @@ def data_bytes() -> int:
         return 0
 
 
-def pin(threads: int) -> None:
-    """Keeps this process on its first `threads` allowed cores, so that it does not wander between samples."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+def pin(threads: int) -> list[int]:
+    """Keeps this process on its first `threads` allowed cores, so that it does not wander between samples.
+
+    Returns them; none where the system has no such call.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, cores)
+    return cores

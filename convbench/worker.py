@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from convbench import lifeline
+from convbench.pinning import Pinning
 from convbench.protocol import PARENT_PID, REPLY_FD
 
 PILOT_MACS = 500_000
@@ -69,6 +70,7 @@ class Worker:
         self.problem_key: tuple[Any, ...] | None = None
         self.cache_dir: Path | None = None
         self.threads = 1
+        self.pinning = Pinning([])
 
     def serve(self, command: dict[str, Any]) -> None:
         """One command; an unexpected exception becomes a `refused` event with its traceback on stderr."""
@@ -99,7 +101,7 @@ class Worker:
             from convbench.devices.cpu import CpuDevice
 
             self.device = CpuDevice()
-            lifeline.pin(threads)
+            self.pinning = Pinning(lifeline.pin(threads))
             lifeline.cap_memory(memory_bytes)
         self.emit({"ev": "ready", "pools": thread_pools()})
 
@@ -155,8 +157,9 @@ class Worker:
         clock = self._clock("hot")
         rule = StoppingRule(min_blocks=blocks, min_time_s=0.0, ci_target=0.0, max_blocks=blocks)
         settings = Settings(rule, None, clock.now_ns() + int(60e9), seed=seed)
-        sampler = BlockSampler(twins, settings, clock, _ignore, _ignore, _raise)
+        sampler = BlockSampler(twins, settings, clock, lambda _: self.pinning.hold(), _ignore, _raise)
         sampled = sampler.run()
+        self.pinning.release()
         self.emit({"ev": "noise", "ns": {s.name: s.per_call for s in sampled}})
 
     def do_drop(self) -> None:
@@ -255,16 +258,22 @@ class Worker:
             subjects,
             settings,
             clock,
-            announce=lambda name: self.emit({"ev": "at", "implementation": name}),
+            announce=self._about_to_run,
             emit=self._emit_sample,
             failed=self._lose,
         )
         before = self._operand_sums()
         sampled = sampler.run()
+        self.pinning.release()
         spoiled = self._operand_sums() != before
         for subject in sampled:
             self._finish(subject, spoiled, energy_s)
         self.emit({"ev": "sampled"})
+
+    def _about_to_run(self, name: str) -> None:
+        """The parent is told whose turn it is, and each thread has its core."""
+        self.emit({"ev": "at", "implementation": name})
+        self.pinning.hold()
 
     def _operand_sums(self) -> list[int]:
         """Checksums of the operands that all subjects of a problem share while they are timed."""
