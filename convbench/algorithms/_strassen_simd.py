@@ -36,9 +36,11 @@ from convbench.simd.patch import share
 from convbench.simd.target import Target
 
 #: The table of parameters. *_at: parts of a thread's scratch, in bytes. near: 1 to fetch the next pixels ahead, not
-#: the next panel. w, pack, pack_table, backward: the raw filter and how it is read.
+#: the next panel. fly: 1 to pack each panel (into the scratch) just before it is used. w, pack, pack_table, backward:
+#: the raw filter and how it is read.
 NAMES = (
     "a", "packed", "out", "w", "scratch", "per_thread", "tile_at", "spare_at", "sums_at", "strip_at", "result_at",
+    "panel_at", "fly",
     "groups", "blocks", "chunks", "rows", "columns", "pixels", "merged", "turned", "strip",
     "a_top", "a_left", "a_down", "a_right", "a_height", "a_width",
     "out_top", "out_left", "out_down", "out_right", "out_height", "out_width", "strip_step",
@@ -48,6 +50,7 @@ NAMES = (
 )  # fmt: skip
 (
     A, PACKED, OUT, W, SCRATCH, PER_THREAD, TILE_AT, SPARE_AT, SUMS_AT, STRIP_AT, RESULT_AT,
+    PANEL_AT, FLY,
     GROUPS, BLOCKS, CHUNKS, ROWS, COLUMNS, PIXELS, MERGED, TURNED, STRIP,
     A_TOP, A_LEFT, A_DOWN, A_RIGHT, A_HEIGHT, A_WIDTH,
     OUT_TOP, OUT_LEFT, OUT_DOWN, OUT_RIGHT, OUT_HEIGHT, OUT_WIDTH, STRIP_STEP,
@@ -153,7 +156,7 @@ def _products(
     """The block's rows times the panels, one block of channels after the other."""
     depth, most, width, left = item(p, DEPTH), item(p, HALF), item(p, WIDTH), item(p, LEFT)
     panels, filters, rows = item(p, PANELS), item(p, FILTERS), (end - begin + 1) // 2
-    near, ahead, ahead_bytes = item(p, NEAR), 0, 0
+    near, fly, ahead, ahead_bytes = item(p, NEAR), item(p, FLY), 0, 0
     if near == 1:  # the block of pixels that follows in memory
         pixel = 4 * item(p, CHANNELS)
         ahead = item(p, A) + (image * item(p, A_HEIGHT) * item(p, A_WIDTH) + end) * pixel
@@ -166,7 +169,13 @@ def _products(
         b = item(p, PACKED) + 4 * PRODUCTS * width * panels * (group * (depth // 2) + first // 2)
         for j in range(first_panel, end_panel):
             at = b + j * n_bytes
-            if near == 0:
+            if fly == 1:
+                at = scratch + item(p, PANEL_AT)
+                _pack(p, group, first, half, j, at)
+                if item(p, BACKWARD) == 0 and depth <= 2 * most:
+                    ahead_bytes = 4 * width * item(p, CHANNELS)
+                    ahead = item(p, W) + 4 * group * filters * item(p, CHANNELS) + (j + 1) * ahead_bytes
+            elif near == 0:
                 ahead, ahead_bytes = at + n_bytes, n_bytes
             call(item(p, TILES), (
                 rows, min(width, left - j * width), filters - left - j * width, scratch, first, half, at,
@@ -205,21 +214,29 @@ def clear_task(index: int, thread: int, p: int) -> None:
 @task
 def pack_task(index: int, thread: int, p: int) -> None:
     """Task: one panel of one group, every block of channels."""
-    panels, width, left, filters = item(p, PANELS), item(p, WIDTH), item(p, LEFT), item(p, FILTERS)
+    panels, width, depth, most = item(p, PANELS), item(p, WIDTH), item(p, DEPTH), item(p, HALF)
     panel, group = index % panels, index // panels
-    channels, depth, most = item(p, CHANNELS), item(p, DEPTH), item(p, HALF)
     for first in range(0, depth, 2 * most):
-        half, here = min(most, (depth - first) // 2), min(2 * most, channels - first)
+        half = min(most, (depth - first) // 2)
         to = item(p, PACKED) + 4 * PRODUCTS * width * (panels * (group * (depth // 2) + first // 2) + panel * half)
-        size = half * width
-        column = panel * width
-        right = min(width, filters - left - column)
-        if right < min(width, left - column):
-            zero(to + 4 * RIGHT * size, size)  # columns that the left half alone has
-        _quadrants(p, group, first, here, column, min(width, left - column), to)
-        if right > 0:
-            _quadrants(p, group, first, here, left + column, right, to + 4 * RIGHT * size)
-        call(item(p, RIGHT_SUMS), (to, size))
+        _pack(p, group, first, half, panel, to)
+
+
+@njit(error_model="numpy")
+def _pack(p: int, group: int, first: int, half: int, panel: int, to: int) -> None:
+    """One panel for the channels from `first` on. What the filter lacks of a quadrant is 0."""
+    width, left, filters = item(p, WIDTH), item(p, LEFT), item(p, FILTERS)
+    here, column, size = min(2 * half, item(p, CHANNELS) - first), panel * width, half * width
+    columns, right = min(width, left - column), min(width, filters - left - column)
+    if right < columns:
+        zero(to + 4 * RIGHT * size, 2 * size)
+    if here < 2 * half:
+        zero(to + 4 * (2 * size - width), width)
+        zero(to + 4 * (PRODUCTS * size - width), width)
+    _quadrants(p, group, first, here, column, columns, to)
+    if right > 0:
+        _quadrants(p, group, first, here, left + column, right, to + 4 * RIGHT * size)
+    call(item(p, RIGHT_SUMS), (to, size))
 
 
 @njit(error_model="numpy")
@@ -240,7 +257,8 @@ def _values(made: Plan, problem: Problem, threads: int, target: Target) -> dict[
     packing = pack.place(target) if backward else pack.turn(target)
     r, c = made.rows, made.columns
     return {
-        **{f"{part}_at": scratch[part] for part in ("tile", "spare", "sums", "strip", "result")},
+        **{f"{part}_at": scratch[part] for part in ("tile", "spare", "panel", "sums", "strip", "result")},
+        "fly": made.fly,
         "per_thread": scratch["end"], "groups": made.groups, "blocks": made.blocks,
         "chunks": 1 if jobs >= 4 * threads or threads == 1 else min(made.panels, threads),
         "rows": r.count, "columns": c.count, "pixels": made.pixels, "merged": made.merged, "turned": made.turned,
@@ -250,7 +268,8 @@ def _values(made: Plan, problem: Problem, threads: int, target: Target) -> dict[
         "out_width": made.out_size[1], "strip_step": made.strip_step, "channels": made.channels, "depth": made.depth,
         "half": made.half, "filters": made.filters, "left": made.left, "panels": made.panels, "width": made.width,
         "sum_row": made.sum_row, "strip_row": made.strip_row, "result_row": made.result_row, "unit": made.unit,
-        "units": made.units, "near": made.near and near, "tiles": tiles(target, made.shape, made.fetches).address,
+        "units": made.units, "near": made.near and near and not made.fly,
+        "tiles": tiles(target, made.shape, made.fetches).address,
         "left_sums": left_sums(target).address, "right_sums": right_sums(target).address,
         "transpose": transpose(target).address, "pack": packing.address, "backward": backward,
         "out_floats": int(np.prod(problem.out_shape)), "threads": threads,
@@ -259,10 +278,9 @@ def _values(made: Plan, problem: Problem, threads: int, target: Target) -> dict[
 
 def prepare(problem: Problem, context: Context, weights: Any, target: Target) -> Run:
     """run(a, b, out), or run(a, out) where the filter is given now."""
-    made = plan(problem, target)
+    made = plan(problem, target, weights is None)
     values = _values(made, problem, context.threads, target)
     packed = context.empty(made.packed_floats, np.float32)
-    packed.fill(0)  # rows and columns that do not exist
     scratch = context.empty(values["per_thread"] // 4 * context.threads, np.float32)
     order = np.arange(2 * made.half, dtype=np.int64) * made.width
     context.account(order.nbytes, "order of the filter")
@@ -278,7 +296,8 @@ def prepare(problem: Problem, context: Context, weights: Any, target: Target) ->
 
     def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         parameters[W] = address_of(b)
-        packing(made.groups * made.panels)
+        if not made.fly:
+            packing(made.groups * made.panels)
         run_packed(a, out)
 
     def run_packed(a: np.ndarray, out: np.ndarray, kept: Any = kept) -> None:

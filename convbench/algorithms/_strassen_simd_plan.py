@@ -23,6 +23,9 @@ HALF = 256
 #: A filter with its sums of at most so many bytes stays in the second-level cache: then blocks of pixels are small, so
 #: that their sums are still near when they are multiplied, and the next pixels are fetched ahead, not the filter.
 NEAR_BYTES = 1 << 20
+#: One image of at most so many pixels, raw weights: all pixels are one block, and each panel of the filter is packed
+#: just before it is used, into a buffer that stays in the second-level cache.
+FLY_PIXELS = 256
 #: Pairs of pixels that are turned together.
 TURNED_PAIRS = 8
 #: Most cache lines of the next panel that are fetched in a turn of the k loop.
@@ -59,8 +62,8 @@ class Axis:
 class Plan:
     """Sizes for one problem and vector unit; channels and filters are of one group, of `a` and of the result.
 
-    blocks: of an image's pixels. shape: of the micro-kernel. strip, turned: pixels are copied together first (nchw, or
-    an odd number of channels); results are turned at the end (nchw).
+    blocks: of an image's pixels. fly: panels are packed one by one. shape: of the micro-kernel. strip, turned: pixels
+    are copied together first (nchw, or an odd number of channels); results are turned at the end (nchw).
     """
 
     images: int
@@ -75,6 +78,7 @@ class Plan:
     shape: gemm.Shape
     width: int
     blocks: int
+    fly: bool
 
     @property
     def pixels(self) -> int:
@@ -153,8 +157,8 @@ class Plan:
 
     @property
     def packed_floats(self) -> int:
-        """Of the filter and its sums."""
-        return self.groups * self.panels * PRODUCTS * (self.depth // 2) * self.width
+        """Of the filter and its sums, where they are kept."""
+        return 0 if self.fly else self.groups * self.panels * PRODUCTS * (self.depth // 2) * self.width
 
     def scratch(self) -> dict[str, int]:
         """Where the parts of one thread's scratch begin, in bytes; `end` is its size."""
@@ -163,6 +167,7 @@ class Plan:
             "table": 8 * ENTRY * self.top,
             "tile": 4 * 2 * self.shape.rows * self.width,
             "spare": 4 * self.filters,
+            "panel": 4 * PRODUCTS * self.half * self.width if self.fly else 0,
             "sums": 4 * self.top * self.sum_row,
             "strip": 4 * pixels * self.strip_step * self.strip_row if self.strip else 0,
             "result": 4 * pixels * self.columns.out_step * self.result_row if self.turned else 0,
@@ -190,7 +195,7 @@ class Plan:
     @property
     def fetches(self) -> int:
         """Cache lines fetched in a turn of the k loop, so that the next panel is near in time."""
-        if self.near:
+        if self.near or self.fly:
             return 1
         lines = self.shape.unroll * self.width // 16  # as many of this panel are read in a turn
         return min(MOST_FETCHES, -(-lines // -(-self.top // self.shape.rows)))
@@ -211,8 +216,8 @@ def _near(channels: int, filters: int) -> bool:
     return PRODUCTS * channels * filters <= NEAR_BYTES  # 7 matrices of a quarter of the filter's floats
 
 
-def plan(problem: Problem, target: Target) -> Plan:
-    """Of forward or backward data."""
+def plan(problem: Problem, target: Target, raw: bool) -> Plan:
+    """Of forward or backward data. raw: the filter comes with each call."""
     s, forward = problem.shape, problem.pass_ is Pass.FORWARD
     channels, filters = (s.cg, s.kg) if forward else (s.kg, s.cg)
     image, gradient = (s.h, s.w), (s.p, s.q)
@@ -222,11 +227,12 @@ def plan(problem: Problem, target: Target) -> Plan:
     axes = Axis.of(problem, 0), Axis.of(problem, 1)
     turned, pairs = problem.layout == "nchw", max(1, -(-axes[0].count * axes[1].count // 2))
     most = NEAR_BLOCKS * shape.rows if _near(channels, filters) else FAR_PAIRS
+    fly = raw and s.n == 1 and 2 * pairs <= FLY_PIXELS
     if turned:
         pairs, most = -(-pairs // TURNED_PAIRS), -(-most // TURNED_PAIRS)
     return Plan(
         s.n, s.groups, channels, filters, *axes, a_size, out_size, turned,
-        shape, shape.columns(target), -(-pairs // most),
+        shape, shape.columns(target), 1 if fly else -(-pairs // most), fly,
     )  # fmt: skip
 
 

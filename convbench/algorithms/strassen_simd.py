@@ -56,11 +56,16 @@ class StrassenSimd(GemmSimd):
 
         if not planning.splits(problem):
             return super().workspace_estimate(problem)
-        return planning.bytes_of(planning.plan(problem, target.host()), 2)
+        return planning.bytes_of(planning.plan(problem, target.host(), True), 2)
 
     def packed_estimate(self, problem: Problem) -> int:
-        """The same: the filter is packed in both cases."""
-        return self.workspace_estimate(problem)
+        """The same, and always the whole filter."""
+        from convbench.algorithms import _strassen_simd_plan as planning
+        from convbench.simd import target
+
+        if not planning.splits(problem):
+            return super().packed_estimate(problem)
+        return planning.bytes_of(planning.plan(problem, target.host(), False), 2)
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Seven products of half size, and the additions around them."""
@@ -69,7 +74,7 @@ class StrassenSimd(GemmSimd):
 
         if not planning.splits(problem):
             return super().executed_flops(problem)
-        return planning.flops(planning.plan(problem, target.host()))
+        return planning.flops(planning.plan(problem, target.host(), True))
 
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """Compiles kernels, lays out the buffers, packs the filter if it is given."""

@@ -39,6 +39,8 @@ SHAPES = [
     make(1, 1201, 12, 13, 33, 1, 1),
     make(1, 30, 40, 41, 330, 1, 1),
     make(1, 4, 1, 2, 6, 1, 1, padding=((0, 0), (1, 0)), stride=7),
+    make(1, 515, 4, 4, 131, 1, 1),
+    make(1, 66, 17, 17, 259, 1, 1),
 ]
 
 
@@ -149,7 +151,7 @@ def test_the_grid_holds_the_pixels_that_are_not_on_padding(pass_: Pass) -> None:
 
 def test_an_eighth_of_the_multiplications_is_saved() -> None:
     problem = Problem(make(1, 256, 28, 28, 512, 1, 1), layout="nhwc")
-    executed = flops(plan(problem, units.host()))
+    executed = flops(plan(problem, units.host(), True))
     assert executed["multiply"] == 7 / 8 * problem.direct_flops
     assert 0 < sum(executed.values()) - executed["multiply"] < 0.02 * problem.direct_flops
     assert executed["filter_sums"] == 256 * 512
@@ -159,10 +161,10 @@ def test_workspace_is_what_the_plan_says() -> None:
     for layout in LAYOUTS:
         for shape in SHAPES:
             problem = Problem(shape, Pass.FORWARD, "float32", layout)
-            for threads in (1, 2):
+            for threads, weights in ((1, None), (2, np.zeros(problem.b_shape, np.float32))):
                 context = CpuContext(threads)
-                prepare(problem, context, None, units.host())
-                assert context.workspace_bytes == bytes_of(plan(problem, units.host()), threads)
+                prepare(problem, context, weights, units.host())
+                assert context.workspace_bytes == bytes_of(plan(problem, units.host(), weights is None), threads)
 
 
 def test_small_products_stay_whole() -> None:
