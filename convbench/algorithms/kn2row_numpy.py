@@ -7,12 +7,14 @@ into stride x stride phases, inside each of which the convolution has stride 1.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from convbench.algorithms._cupy import OnCupy
 from convbench.algorithms._im2col import Im2col
 from convbench.algorithms._window import (
+    PIXELS_PER_PRODUCT,
     PixelMatrix,
     Scratch,
     Tap,
@@ -22,7 +24,7 @@ from convbench.algorithms._window import (
     images_per_product,
     inside,
     is_pointwise,
-    product,
+    product_of,
     read_size,
     scatter_taps,
     taps,
@@ -46,10 +48,14 @@ class Kn2rowNumpy(Implementation):
     name = "kn2row_numpy"
     reference = "Vasudevan, Anderson, Gregg 2017, section III"
     error_growth = 4.0
+    #: As for im2col_numpy.
+    pixels: ClassVar[int] = PIXELS_PER_PRODUCT
+    vectorised_depthwise: ClassVar[bool] = True
 
     def workspace_estimate(self, problem: Problem) -> int:
         """The filter tap by tap, one product over the image; phases of x where the stride or the pass needs them."""
-        return Im2col.workspace(problem) if is_pointwise(problem.shape) else _Kn2row.workspace(problem)
+        kind = Im2col if is_pointwise(problem.shape) else _Kn2row
+        return kind.workspace(problem, self.pixels)
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Products over whole images rather than over the outputs, and the additions."""
@@ -67,7 +73,7 @@ class Kn2rowNumpy(Implementation):
             return {"multiply": per_pixel * s.p * s.q * len(reaching), "add": float(adds)}
         height, width = _Phases.size(problem)
         multiply = 0.0
-        for begin, end in chunks(s.n, images_per_product(s)):
+        for begin, end in chunks(s.n, images_per_product(s, self.pixels)):
             pixels = (end - begin - 1) * height * width + (s.p - 1) * width + s.q
             multiply += 2.0 * s.k * s.cg * s.r * s.s * pixels
         return {"multiply": multiply}
@@ -75,8 +81,9 @@ class Kn2rowNumpy(Implementation):
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
         """Allocates; with weights, copies them tap by tap. A layer of one dense tap is its one product."""
         if is_pointwise(problem.shape):
-            return bind_weights(Im2col(problem, context, product, vectorised_depthwise=True).run(), weights, context)
-        plan = _Kn2row(problem, context)
+            dense = Im2col(problem, context, product_of(context), self.vectorised_depthwise, self.pixels)
+            return bind_weights(dense.run(), weights, context)
+        plan = _Kn2row(problem, context, self.pixels)
         if problem.pass_ is Pass.BACKWARD_WEIGHTS:
             return plan.backward_weights
         run = plan.forward if problem.pass_ is Pass.FORWARD else plan.backward_data
@@ -84,6 +91,15 @@ class Kn2rowNumpy(Implementation):
             return lambda a, b, out: run(a, plan.load(b), out)
         packed = plan.load(weights)
         return lambda a, out: run(a, packed, out)
+
+
+@register
+class Kn2rowCupy(OnCupy, Kn2rowNumpy):
+    """kn2row_numpy on CuPy's arrays, 65,536 pixels a product, as im2col_cupy."""
+
+    name = "kn2row_cupy"
+    pixels: ClassVar[int] = 1 << 16
+    vectorised_depthwise: ClassVar[bool] = False
 
 
 def _size(slices: tuple[slice, slice]) -> int:
@@ -109,7 +125,7 @@ class _Phases:
 
     def __init__(self, problem: Problem, context: Context, images: int) -> None:
         s = problem.shape
-        self._shape, self._layout = s, problem.layout
+        self._xp, self._shape, self._layout = context.xp, s, problem.layout
         self._size = _Phases.size(problem)
         self._ragged = s.n % images != 0  # the borders lie elsewhere when fewer images are laid out
         self._buffers: dict[Pair, Scratch] = {}
@@ -142,7 +158,7 @@ class _Phases:
             cols = self._overlap(j, self._shape.w, 1)
             if rows and cols:
                 to = area(buffer.images(m), self._layout, rows[0], cols[0])
-                np.copyto(to, area(x, self._layout, rows[1], cols[1]))
+                self._xp.copyto(to, area(x, self._layout, rows[1], cols[1]))
         return {phase: buffer.matrix(m) for phase, buffer in self._buffers.items()}
 
     def _overlap(self, phase: int, size: int, axis: int) -> tuple[slice, slice] | None:
@@ -154,10 +170,11 @@ class _Phases:
 class _Kn2row:
     """Buffers for one problem, and the passes. Filters come as (R, S, G, K/G, C/G), contiguous."""
 
-    def __init__(self, problem: Problem, context: Context) -> None:
+    def __init__(self, problem: Problem, context: Context, pixels: int) -> None:
         s, layout, dtype = problem.shape, problem.layout, problem.dtype
+        self._xp, self._multiply = context.xp, product_of(context)
         self._shape, self._layout = s, layout
-        self._images = m = images_per_product(s)
+        self._images = m = images_per_product(s, pixels)
         self._filters = context.empty((s.r, s.s, s.groups, s.kg, s.cg), dtype)
         height, width = _phase_size(s, (0, 0))
         if problem.pass_ is Pass.FORWARD:
@@ -176,9 +193,9 @@ class _Kn2row:
             self._sum_tap = context.empty((s.groups, s.kg, s.cg), dtype)
 
     @staticmethod
-    def workspace(problem: Problem) -> int:
+    def workspace(problem: Problem, pixels: int) -> int:
         """Bytes of the buffers."""
-        s, m = problem.shape, images_per_product(problem.shape)
+        s, m = problem.shape, images_per_product(problem.shape, pixels)
         total = s.k * s.cg * s.r * s.s
         height, width = _phase_size(s, (0, 0))
         if problem.pass_ is Pass.FORWARD:
@@ -196,7 +213,7 @@ class _Kn2row:
 
     def load(self, w: np.ndarray) -> np.ndarray:
         """The filter, tap by tap contiguous."""
-        np.copyto(self._filters, as_taps(w, self._shape, self._layout))
+        self._xp.copyto(self._filters, as_taps(w, self._shape, self._layout))
         return self._filters
 
     def forward(self, x: np.ndarray, filters: np.ndarray, y: np.ndarray) -> None:
@@ -213,10 +230,10 @@ class _Kn2row:
                 pixels = self._pixels(x[begin:end], phase)
                 for tap in members:
                     result = self._product.matrix(m, height, width)
-                    product(pixels, filters[tap.r, tap.s].swapaxes(1, 2), result)
+                    self._multiply(pixels, filters[tap.r, tap.s].swapaxes(1, 2), result)
                     source = self._product.images(m, height, width)
                     to = area(y[begin:end], self._layout, *tap.out)
-                    np.add(to, area(source, self._layout, *self._in_phase(tap)), out=to)
+                    self._xp.add(to, area(source, self._layout, *self._in_phase(tap)), out=to)
 
     def _pixels(self, x: np.ndarray, phase: Pair) -> np.ndarray:
         """One phase of m images as a matrix (G, pixels, C/G); the images themselves where the stride is 1."""
@@ -225,7 +242,7 @@ class _Kn2row:
         assert self._part is not None
         height, width = _phase_size(self._shape, phase)
         rows, cols = (slice(first, None, step) for first, step in zip(phase, self._shape.stride, strict=True))
-        np.copyto(self._part.images(x.shape[0], height, width), area(x, self._layout, rows, cols))
+        self._xp.copyto(self._part.images(x.shape[0], height, width), area(x, self._layout, rows, cols))
         return self._part.matrix(x.shape[0], height, width)
 
     def _in_phase(self, tap: Tap) -> tuple[slice, slice]:
@@ -238,7 +255,7 @@ class _Kn2row:
         """dx = sum over taps of the shifted (dy @ tap)."""
         for begin, end in chunks(dy.shape[0], self._images):
             part = self._y.load(dy[begin:end])
-            scatter_taps(part, filters, dx[begin:end], self._product, self._shape, self._layout, product)
+            scatter_taps(part, filters, dx[begin:end], self._product, self._shape, self._layout, self._multiply)
 
     def backward_weights(self, x: np.ndarray, dy: np.ndarray, dw: np.ndarray) -> None:
         """Each tap of dw = spread(dy)^T @ (x from the tap's offset on), summed over the images."""
@@ -249,7 +266,7 @@ class _Kn2row:
             phases = self._phases.load(x[begin:end])
             if self._ragged:
                 self._spread.matrix(m).fill(0)
-            np.copyto(area(self._spread.images(m), self._layout, slice(s.p), slice(s.q)), dy[begin:end])
+            self._xp.copyto(area(self._spread.images(m), self._layout, slice(s.p), slice(s.q)), dy[begin:end])
             rows = self._spread.matrix(m)[:, :length].swapaxes(1, 2)
             for r in range(s.r):
                 down, i = divmod(r * s.dilation[0], s.stride[0])
@@ -257,7 +274,7 @@ class _Kn2row:
                     right, j = divmod(t * s.dilation[1], s.stride[1])
                     offset = down * width + right
                     to = self._filters[r, t] if begin == 0 else self._sum_tap
-                    product(rows, phases[i, j][:, offset : offset + length], to)
+                    self._multiply(rows, phases[i, j][:, offset : offset + length], to)
                     if begin:
-                        np.add(self._filters[r, t], to, out=self._filters[r, t])
-        np.copyto(as_taps(dw, s, self._layout), self._filters)
+                        self._xp.add(self._filters[r, t], to, out=self._filters[r, t])
+        self._xp.copyto(as_taps(dw, s, self._layout), self._filters)
