@@ -131,27 +131,62 @@ class Cut:
 
 
 def cut_of(geometry: Geometry, gpu: Gpu, tiles: Sequence[Tile]) -> Cut:
-    """The tile and the parts with the least modelled time: whole blocks on each multiprocessor, then the parts' sum."""
-    elements = math.prod(geometry.problem.out_shape)
-    best = (math.inf, Cut(tiles[0], 1))
+    """The tile and the parts with the least modelled time."""
+    cuts = [Cut(tile, parts) for tile in tiles for parts in _parts(geometry, tile)]
+    return min(cuts, key=lambda cut: _clocks(geometry, gpu, cut))
+
+
+def other_cuts(geometry: Geometry, gpu: Gpu, tiles: Sequence[Tile]) -> dict[str, Cut]:
+    """What a sweep compares with cut_of(geometry, gpu, tiles), by a name such as "128x64" or "64x64 split 4".
+
+    Each tile with the parts that the model likes best, half as many, twice as many, and uncut.
+    """
+    chosen, found = cut_of(geometry, gpu, tiles), {}
     for tile in tiles:
-        work = sum(blocks(p.rows, tile.m) * geometry.length(p) for p in geometry.phases)
-        count = sum(blocks(p.rows, tile.m) for p in geometry.phases if p.taps)
-        each = geometry.tiles_n(tile) * geometry.problem.shape.groups
-        if not count:
-            continue
-        length = work / count
-        for parts in PARTS:
-            if parts > 1 and (length / parts < PART_LENGTH or 4 * parts * elements > PARTS_BYTES):
-                break
-            on_one = blocks(count * each * parts, gpu.multiprocessors)
-            rate = tile.rate * (tile.alone if on_one == 1 else 1.0)
-            clocks = on_one * tile.m * tile.n * (length / parts + 2 * PART_LENGTH) / rate
-            if parts > 1:
-                clocks += LAUNCH_CLOCKS + 8 * parts * elements / (BYTES_PER_CLOCK * gpu.multiprocessors)
-            if clocks < best[0]:
-                best = (clocks, Cut(tile, parts))
-    return best[1]
+        parts = cut_of(geometry, gpu, (tile,)).parts
+        for number in sorted({1, parts // 2, parts, 2 * parts}.intersection(_parts(geometry, tile))):
+            cut = Cut(tile, number)
+            if cut != chosen:
+                found[_name(tile, tiles) + (f" split {number}" if number > 1 else "")] = cut
+    return found
+
+
+def _name(tile: Tile, among: Sequence[Tile]) -> str:
+    """Rows x columns, and what else tells it from tiles of the same size."""
+    same = [other for other in among if (other.m, other.n) == (tile.m, tile.n)]
+    name = f"{tile.m}x{tile.n}"
+    if len({other.warp for other in same}) > 1:
+        name += f" by {tile.warp[0]}x{tile.warp[1]}"
+    if len({other.stages for other in same}) > 1:
+        name += f" {tile.stages} stages"
+    return name
+
+
+def _blocks_and_length(geometry: Geometry, tile: Tile) -> tuple[int, float]:
+    """Blocks that have something to add, uncut, and the mean length of their sums."""
+    along = [(blocks(phase.rows, tile.m), geometry.length(phase)) for phase in geometry.phases if phase.taps]
+    count = sum(number for number, _ in along)
+    length = sum(number * products for number, products in along) / count if count else 0.0
+    return count * geometry.tiles_n(tile) * geometry.problem.shape.groups, length
+
+
+def _parts(geometry: Geometry, tile: Tile) -> list[int]:
+    """Into how many parts sums may be cut: none too short, all of them in memory."""
+    length, elements = _blocks_and_length(geometry, tile)[1], math.prod(geometry.problem.out_shape)
+    most = min(length / PART_LENGTH, PARTS_BYTES / (4 * elements))
+    return [parts for parts in PARTS if parts == 1 or parts <= most]
+
+
+def _clocks(geometry: Geometry, gpu: Gpu, cut: Cut) -> float:
+    """Modelled time: whole blocks on each multiprocessor, then the parts' sum."""
+    count, length = _blocks_and_length(geometry, cut.tile)
+    on_one = blocks(count * cut.parts, gpu.multiprocessors)
+    rate = cut.tile.rate * (cut.tile.alone if on_one == 1 else 1.0)
+    clocks = on_one * cut.tile.m * cut.tile.n * (length / cut.parts + 2 * PART_LENGTH) / rate
+    if cut.parts > 1:
+        elements = math.prod(geometry.problem.out_shape)
+        clocks += LAUNCH_CLOCKS + 8 * cut.parts * elements / (BYTES_PER_CLOCK * gpu.multiprocessors)
+    return clocks
 
 
 def pack_filter(geometry: Geometry, length: int, item_bytes: int, transposed: bool) -> Launch:

@@ -19,6 +19,7 @@ from convbench.algorithms._implicit_gemm_cuda import (
     Geometry,
     Tile,
     cut_of,
+    other_cuts,
     pack_defines,
     pack_filter,
     too_large,
@@ -54,7 +55,7 @@ class ImplicitGemmMma(CudaImplementation):
     aligned_bytes: ClassVar[int] = 0
     #: Tiles of forward and backward data; of backward weights.
     tiles: ClassVar[tuple[Tile, ...]]
-    weights_tiles: ClassVar[tuple[Tile, ...]]
+    weights_tiles: ClassVar[tuple[Tile, ...]] = ()
 
     def limits(self, problem: Problem) -> str | None:
         """Every stride, dilation, group, padding and number of channels; sizes within 32-bit numbers."""
@@ -67,16 +68,12 @@ class ImplicitGemmMma(CudaImplementation):
 
     def program(self, problem: Problem, gpu: Gpu) -> Program:
         """Packing where it is needed, the product, the sum of parts where the sum was cut."""
-        cut, elements = self._cut(problem, gpu), math.prod(problem.out_shape)
-        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
-            operands, launch = self._weights(problem, cut)
-        else:
-            operands, launch = self._data(problem, cut)
-        steps = (*operands.steps, launch)
-        if cut.parts > 1:
-            operands.workspace["parts"] = Buffer((cut.parts, elements))
-            steps += (self._add_parts(elements, cut.parts),)
-        return Program(steps, operands.filter_steps, operands.workspace)
+        return self._program(problem, self._cut(problem, gpu))
+
+    def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
+        """Other tiles, sums in more parts and in fewer: "64x64", "128x128 split 4"."""
+        cuts = other_cuts(self._geometry(problem), gpu, self._tiles(problem, gpu))
+        return {name: self._program(problem, cut) for name, cut in cuts.items()}
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
         """Whole tiles, on a GPU like an H200; taps on padding included. Three products count thrice."""
@@ -97,12 +94,25 @@ class ImplicitGemmMma(CudaImplementation):
             return 32 if problem.item_bytes == 2 else 16
         return ROW_BYTES // problem.item_bytes
 
-    def _cut(self, problem: Problem, gpu: Gpu) -> Cut:
-        """Among the tiles that fit the GPU's shared memory."""
+    def _tiles(self, problem: Problem, gpu: Gpu) -> list[Tile]:
+        """Those that fit the GPU's shared memory."""
         tiles = self.weights_tiles if problem.pass_ is Pass.BACKWARD_WEIGHTS else self.tiles
-        most = gpu.shared_bytes - STATIC_BYTES
-        fitting = [tile for tile in tiles if self._shared_bytes(problem, tile) <= most]
-        return cut_of(self._geometry(problem), gpu, fitting)
+        return [tile for tile in tiles if self._shared_bytes(problem, tile) <= gpu.shared_bytes - STATIC_BYTES]
+
+    def _cut(self, problem: Problem, gpu: Gpu) -> Cut:
+        return cut_of(self._geometry(problem), gpu, self._tiles(problem, gpu))
+
+    def _program(self, problem: Problem, cut: Cut) -> Program:
+        elements = math.prod(problem.out_shape)
+        if problem.pass_ is Pass.BACKWARD_WEIGHTS:
+            operands, launch = self._weights(problem, cut)
+        else:
+            operands, launch = self._data(problem, cut)
+        steps = (*operands.steps, launch)
+        if cut.parts > 1:
+            operands.workspace["parts"] = Buffer((cut.parts, elements))
+            steps += (self._add_parts(elements, cut.parts),)
+        return Program(steps, operands.filter_steps, operands.workspace)
 
     def _shared_bytes(self, problem: Problem, tile: Tile) -> int:
         if problem.pass_ is not Pass.BACKWARD_WEIGHTS:

@@ -51,17 +51,40 @@ def test_shapes_larger_than_tiles(pass_, layout):
 
 
 @pytest.mark.parametrize("loads", [rows.DIGITS, rows.TAPS, rows.QUADS])
-def test_every_tile_in_parts(monkeypatch, loads):
+def test_every_tile_in_parts(loads):
     shape = make(2, 12, 9, 9, 20, 3, 3, padding=1) if loads == rows.DIGITS else make(2, 32, 7, 11, 80, 3, 2, padding=1)
     for pass_, layout in CASES:
         problem = Problem(shape, pass_, "float32", layout)
         if rows.loads_of(problem) != loads:
             continue
-        for tile in rows.TILES[loads, pass_ is Pass.BACKWARD_WEIGHTS]:
+        kind = loads, pass_ is Pass.BACKWARD_WEIGHTS
+        for tile in rows.TILES[kind]:
             for parts in (1, 3, 64):  # 64: more than there are tiles of the sum, so that some have nothing to add
-                cut = Cut(tile, parts)
-                monkeypatch.setattr(rows, "cut_of", lambda *_, cut=cut: cut)
-                require_exact(ROW, problem, order=parts % 3)
+                program = rows._program(problem, Cut(tile, parts))
+                require_exact(ROW.taking(program), problem, order=parts % 3)
+
+
+@pytest.mark.parametrize(("pass_", "layout"), CASES)
+def test_alternatives_compute_the_same(pass_, layout):
+    problem = Problem(make(1, 64, 6, 7, 68, 3, 3, padding=1), pass_, "float32", layout)
+    others = ROW.alternatives(problem, H200)
+    chosen = ROW.program(problem, H200)
+    assert len({program.steps for program in (chosen, *others.values())}) == len(others) + 1
+    for name, program in others.items():
+        launch = next(step for step in program.launches() if step.kernel == "implicit_gemm")
+        size, _, parts = name.partition(" split ")
+        assert size == "{BLOCK_M}x{BLOCK_N}".format(**dict(launch.defines))
+        assert launch.grid[1] == int(parts or 1)
+        require_exact(ROW.taking(program), problem)
+
+
+def test_alternatives_have_every_tile_and_other_numbers_of_parts():
+    problem = Problem(make(1, 512, 7, 7, 512, 3, 3, padding=1))
+    assert cut_of(Geometry(problem), H200, rows.TILES[rows.TAPS, False]) == Cut(rows.LITTLE, 32)
+    assert list(ROW.alternatives(problem, H200)) == [
+        "128x128", "128x128 split 16", "128x128 split 32", "128x64", "128x64 split 16", "128x64 split 32",
+        "64x64", "64x64 split 16",
+    ]  # fmt: skip
 
 
 def test_every_run_gives_the_same_bits():

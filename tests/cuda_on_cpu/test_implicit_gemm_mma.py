@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from convbench import catalog
-from convbench.algorithms import implicit_gemm_mma_cuda as rows
 from convbench.algorithms._implicit_gemm_cuda import Cut
 from convbench.cuda.gpu import A100, H200, Gpu
 from convbench.cuda.program import Launch
@@ -71,16 +70,37 @@ def test_shapes_larger_than_tiles(name, pass_):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_tile_in_parts(monkeypatch, name):
+def test_every_tile_in_parts(name):
     row = ROWS[name]
     for pass_ in row.passes:
         weights = pass_ is Pass.BACKWARD_WEIGHTS
         for tile, parts in itertools.product(row.weights_tiles if weights else row.tiles, (1, 3)):
             wide = tile.n + 24  # columns of the result
             shape = make(1, wide, 7, 19, 72, 1, 2) if pass_ is Pass.BACKWARD_DATA else make(1, 72, 7, 20, wide, 1, 2)
-            cut = Cut(tile, parts)
-            monkeypatch.setattr(rows, "cut_of", lambda *_, cut=cut: cut)
-            require_exact(row, problem_of(name, shape, pass_), order=parts)
+            problem = problem_of(name, shape, pass_)
+            require_exact(row.taking(row._program(problem, Cut(tile, parts))), problem, order=parts)
+
+
+@pytest.mark.parametrize(("name", "pass_"), PASSES)
+def test_alternatives_compute_the_same(name, pass_):
+    row, problem = ROWS[name], problem_of(name, make(1, 64, 5, 6, 72, 3, 3, padding=1), pass_)
+    others, chosen = row.alternatives(problem, H200), row.program(problem, H200)
+    assert len({program.steps for program in (chosen, *others.values())}) == len(others) + 1
+    for other, program in others.items():
+        launch = next(step for step in program.launches() if step.kernel.startswith("implicit_gemm_mma"))
+        assert other.startswith("{BLOCK_M}x{BLOCK_N}".format(**dict(launch.defines)))
+        assert launch.grid[1] == int(other.partition(" split ")[2] or 1)
+        require_exact(row.taking(program), problem)
+
+
+def test_alternatives_are_named_after_what_differs():
+    deep = make(1, 512, 7, 7, 512, 3, 3, padding=1)
+    assert list(ROWS["wgmma_fp16"].alternatives(problem_of("wgmma_fp16", deep, Pass.FORWARD), H200)) == [
+        "128x256", "128x256 split 16", "128x256 split 32", "128x128", "128x128 split 12",
+    ]  # fmt: skip
+    large = problem_of("fp16", make(32, 256, 56, 56, 256, 3, 3, padding=1), Pass.FORWARD)
+    assert list(ROWS["fp16"].alternatives(large, H200)) == ["128x128", "64x64"]
+    assert list(ROWS["fp16"].alternatives(large, A100)) == ["64x64"]  # 128x256 does not fit
 
 
 def test_tiles_that_do_not_fit_a_gpu_are_left_out():
