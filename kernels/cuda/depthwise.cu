@@ -23,6 +23,7 @@
 
 #define THREADS 128
 #include "depthwise.cuh"
+#include "vectors.cuh"
 
 #ifndef RUN
 #define RUN 4
@@ -30,17 +31,8 @@
 #ifndef TAPS
 #define TAPS 4
 #endif
-#ifndef STRIDE
-#define STRIDE 1
-#endif
 #ifndef BACKWARD
 #define BACKWARD 0
-#endif
-
-#if STRIDE > 0  // the distance of two outputs' rows is compiled in
-#define rows_of dense_window_of
-#else
-#define rows_of window_of
 #endif
 
 // filters[plane][column][row, padded to TAPS]: a window of the filters of all planes of the block.
@@ -72,14 +64,8 @@ depthwise_data(const float* __restrict__ in, const float* __restrict__ w, float*
     const int out_h = BACKWARD ? f.h : f.p, out_w = BACKWARD ? f.w : f.q;
     const int all_planes = f.n * (BACKWARD ? f.c : f.k);
 
-    const Tile tile = tile_of(blockIdx.x, t);
-#if BACKWARD
-    const Axis rows = backward_axis(tile.phase_h, f.h, f.r, f.stride_h, f.pad_h, f.dilation_h);
-    const Axis columns = backward_axis(tile.phase_w, f.w, f.s, f.stride_w, f.pad_w, f.dilation_w);
-#else
-    const Axis rows = forward_axis(tile.phase_h, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
-    const Axis columns = forward_axis(tile.phase_w, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
-#endif
+    const PhaseTile tile = phase_tile_of(blockIdx.x, t);
+    const Axis rows = rows_axis<BACKWARD>(f, tile.phase_h), columns = columns_axis<BACKWARD>(f, tile.phase_w);
     const int first_row = tile.row * t.runs * RUN, first_column = tile.column * t.width;
     if (first_row >= rows.outputs || first_column >= columns.outputs) return;  // a phase smaller than the largest
     const int first_plane = tile.rest * t.planes, planes = min(t.planes, all_planes - first_plane);
@@ -116,7 +102,7 @@ depthwise_data(const float* __restrict__ in, const float* __restrict__ w, float*
                     for (int s = 0; s < taps_w; ++s, ++seen) {
                         for (int r = 0; r < taps_h; r += TAPS, weights += TAPS) {
                             float weight[TAPS];
-                            load_fours<TAPS>(weight, weights);
+                            load_floats(weight, weights);
 #if STRIDE > 0
                             float value[(RUN - 1) * STRIDE + TAPS];
 #pragma unroll

@@ -15,6 +15,7 @@
 #include "conv.cuh"
 #include "device.cuh"
 #include "axis.cuh"
+#include "vectors.cuh"
 
 #ifndef VECTOR
 #define VECTOR 4
@@ -36,15 +37,7 @@ struct Lanes {
 
 __device__ __forceinline__ Lanes load(const float* from, bool inside) {
     Lanes v;
-#if VECTOR == 4
-    const float4 four = inside ? *reinterpret_cast<const float4*>(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    v.of[0] = four.x;
-    v.of[1] = four.y;
-    v.of[2] = four.z;
-    v.of[3] = four.w;
-#else
-    v.of[0] = inside ? *from : 0.0f;
-#endif
+    load_or_zero(v.of, from, inside);
     return v;
 }
 
@@ -77,26 +70,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, VECTOR == 4 ? 3 : 5)
 depthwise_nhwc(
     const float* __restrict__ in, const float* __restrict__ packed, float* __restrict__ out, Conv f, Tiling t
 ) {
-    long long block = blockIdx.x;
-    const int column_tile = (int)(block % t.column_tiles);
-    block /= t.column_tiles;
-    const int row_tile = (int)(block % t.row_tiles);
-    block /= t.row_tiles;
-    const int phase_w = (int)(block % t.phases_w);
-    block /= t.phases_w;
-    const int phase_h = (int)(block % t.phases_h), image = (int)(block / t.phases_h);
+    const PhaseTile tile = phase_tile_of((long long)blockIdx.x, t);
+    const int image = tile.rest;
+    const Axis rows = rows_axis<BACKWARD>(f, tile.phase_h), columns = columns_axis<BACKWARD>(f, tile.phase_w);
 #if BACKWARD
-    const Axis rows = backward_axis(phase_h, f.h, f.r, f.stride_h, f.pad_h, f.dilation_h);
-    const Axis columns = backward_axis(phase_w, f.w, f.s, f.stride_w, f.pad_w, f.dilation_w);
     const int in_h = f.p, in_w = f.q, out_h = f.h, out_w = f.w, in_channels = f.k, out_channels = f.c;
 #else
-    const Axis rows = forward_axis(phase_h, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
-    const Axis columns = forward_axis(phase_w, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
     const int in_h = f.h, in_w = f.w, out_h = f.p, out_w = f.q, in_channels = f.c, out_channels = f.k;
 #endif
     const int multiplier = f.k / f.c;
     const int channel = (blockIdx.y * blockDim.x + threadIdx.x) * VECTOR;
-    const int row = row_tile * RUN, column = (column_tile * blockDim.y + threadIdx.y) * COLUMNS;
+    const int row = tile.row * RUN, column = (tile.column * blockDim.y + threadIdx.y) * COLUMNS;
     if (channel >= out_channels || row >= rows.outputs || column >= columns.outputs) return;
 
     Lanes sum[COLUMNS][RUN];

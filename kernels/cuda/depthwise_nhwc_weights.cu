@@ -14,6 +14,7 @@
 #include "conv.cuh"
 #include "device.cuh"
 #include "axis.cuh"
+#include "vectors.cuh"
 
 #ifndef VECTOR
 #define VECTOR 4
@@ -27,22 +28,10 @@
 #define THREADS 256
 #define RUN 4
 
-// row_tiles: runs of RUN rows in the largest phase; columns: of that phase; parts: blocks that share the pixels.
+// row_tiles: runs of RUN rows in the largest phase; column_tiles: its columns; parts: blocks that share the pixels.
 struct Tiling {
-    int phases_h, phases_w, row_tiles, columns, parts;
+    int phases_h, phases_w, row_tiles, column_tiles, parts;
 };
-
-__device__ __forceinline__ void load(float (&v)[VECTOR], const float* from, bool inside) {
-#if VECTOR == 4
-    const float4 four = inside ? *reinterpret_cast<const float4*>(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    v[0] = four.x;
-    v[1] = four.y;
-    v[2] = four.z;
-    v[3] = four.w;
-#else
-    v[0] = inside ? *from : 0.0f;
-#endif
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 depthwise_nhwc_weights(
@@ -68,18 +57,11 @@ depthwise_nhwc_weights(
 #pragma unroll
             for (int i = 0; i < VECTOR; ++i) sum[r][s][i] = 0.0f;
 
-    const int runs = f.n * t.phases_h * t.phases_w * t.row_tiles * t.columns, step = t.parts * blockDim.y;
+    const int runs = f.n * t.phases_h * t.phases_w * t.row_tiles * t.column_tiles, step = t.parts * blockDim.y;
     for (int number = part * blockDim.y + threadIdx.y; active && number < runs; number += step) {
-        int rest = number;
-        const int column = rest % t.columns;
-        rest /= t.columns;
-        const int row = rest % t.row_tiles * RUN;
-        rest /= t.row_tiles;
-        const int phase_w = rest % t.phases_w;
-        rest /= t.phases_w;
-        const int phase_h = rest % t.phases_h, image = rest / t.phases_h;
-        const Axis rows = forward_axis(phase_h, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
-        const Axis columns = forward_axis(phase_w, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
+        const PhaseTile tile = phase_tile_of(number, t);
+        const int column = tile.column, row = tile.row * RUN, image = tile.rest;
+        const Axis rows = rows_axis<false>(f, tile.phase_h), columns = columns_axis<false>(f, tile.phase_w);
         if (row >= rows.outputs || column >= columns.outputs) continue;
 
         float gradient[RUN][VECTOR];
@@ -88,7 +70,7 @@ depthwise_nhwc_weights(
         for (int o = 0; o < RUN; ++o) {
             const long long p = rows.first_out + (row + o) * rows.step_out;
             const int q = columns.first_out + column * columns.step_out;
-            load(gradient[o], from_y + (p * f.q + q) * f.k, row + o < rows.outputs);
+            load_or_zero(gradient[o], from_y + (p * f.q + q) * f.k, row + o < rows.outputs);
         }
         const float* const from_x = x + (long long)image * f.h * f.w * f.c + c;
         const int top = rows.first_in + rows.step_in * (row * rows.stride + tap_h);
@@ -102,7 +84,7 @@ depthwise_nhwc_weights(
 #pragma unroll
             for (int i = 0; i < (RUN - 1) * STRIDE + RECTANGLE; ++i) {
                 const int h = top + rows.step_in * i;
-                load(value[i], from + (long long)h * f.w * f.c, h >= 0 && h < f.h);
+                load_or_zero(value[i], from + (long long)h * f.w * f.c, h >= 0 && h < f.h);
             }
 #pragma unroll
             for (int r = 0; r < RECTANGLE; ++r)
@@ -120,7 +102,7 @@ depthwise_nhwc_weights(
                 for (int o = 0; o < RUN; ++o) {
                     const int h = top + rows.step_in * (o * rows.stride + r);
                     float value[VECTOR];
-                    load(value, from + (long long)h * f.w * f.c, h >= 0 && h < f.h);
+                    load_or_zero(value, from + (long long)h * f.w * f.c, h >= 0 && h < f.h);
 #pragma unroll
                     for (int i = 0; i < VECTOR; ++i) sum[r][s][i] = fmaf(value[i], gradient[o][i], sum[r][s][i]);
                 }

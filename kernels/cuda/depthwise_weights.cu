@@ -20,17 +20,8 @@
 #ifndef RECTANGLE
 #define RECTANGLE 3
 #endif
-#ifndef STRIDE
-#define STRIDE 1
-#endif
 #define RUN 4
 #define SUMS (RECTANGLE * RECTANGLE)
-
-#if STRIDE > 0  // the distance of two outputs' rows is compiled in
-#define rows_of dense_window_of
-#else
-#define rows_of window_of
-#endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, RECTANGLE == 3 ? 3 : 2)
 depthwise_weights(
@@ -62,9 +53,8 @@ depthwise_weights(
     const int groups = (f.n + t.planes - 1) / t.planes;  // of images
     const int tiles = groups * t.phases_h * t.phases_w * t.row_tiles * t.column_tiles;
     for (int number = part; number < tiles; number += t.parts) {
-        const Tile tile = tile_of(number, t);
-        const Axis rows = forward_axis(tile.phase_h, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
-        const Axis columns = forward_axis(tile.phase_w, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
+        const PhaseTile tile = phase_tile_of((unsigned)number, t);
+        const Axis rows = rows_axis<false>(f, tile.phase_h), columns = columns_axis<false>(f, tile.phase_w);
         const int first_row = tile.row * height, first_column = tile.column * width;
         if (first_row >= rows.outputs || first_column >= columns.outputs) continue;  // the same for the whole block
         const int first = tile.rest * t.planes, planes = min(t.planes, f.n - first);

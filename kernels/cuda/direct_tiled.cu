@@ -28,7 +28,8 @@
 #include "device.cuh"
 #include "layout.cuh"
 #include "axis.cuh"
-#include "digits.cuh"
+#include "box.cuh"
+#include "vectors.cuh"
 
 #ifndef CHANNELS
 #define CHANNELS 8
@@ -59,47 +60,20 @@ struct Tiling {
     int parts;  // backward weights: blocks that share the pixels
 };
 
-// CHANNELS floats from shared memory, 16 bytes at a time where that goes.
-__device__ __forceinline__ void load_channels(float (&to)[CHANNELS], const float* from) {
-#if CHANNELS % 4 == 0
-#pragma unroll
-    for (int i = 0; i < CHANNELS; i += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(from + i);
-        to[i] = four.x;
-        to[i + 1] = four.y;
-        to[i + 2] = four.z;
-        to[i + 3] = four.w;
-    }
-#else
-#pragma unroll
-    for (int i = 0; i < CHANNELS; ++i) to[i] = from[i];
-#endif
-}
-
 // `channels` channels of one image's patch into shared memory, zeros where it leaves the image.
 __device__ __forceinline__ void load_patch(
     float* patch, const Tiling& t, const float* image, const Steps& steps, int channels, const Window& rows,
     const Window& columns, int height, int width
 ) {
     const int total = channels * rows.count * columns.count;
-#if NHWC  // digits: channel, column, row
-    const int low = channels, middle = columns.count;
-#else  // digits: column, row, channel
-    const int low = columns.count, middle = rows.count;
-#endif
-    Digits d = digits_of(threadIdx.x, low, middle);
-    const Digits step = digits_of(THREADS, low, middle);
+    Box box(channels, rows.count, columns.count, threadIdx.x, THREADS);
     for (int i = threadIdx.x; i < total; i += THREADS) {
-#if NHWC
-        const int c = d.low, column = d.middle, row = d.high;
-#else
-        const int c = d.high, column = d.low, row = d.middle;
-#endif
+        const int c = box.channel(), row = box.row(), column = box.column();
         const int h = rows.first + row * rows.step, v = columns.first + column * columns.step;
         const bool inside = h >= 0 && h < height && v >= 0 && v < width;
         const float* from = inside ? image + c * steps.channel + h * steps.row + v * steps.column : image;
         cp_async_4(patch + c * t.plane + row * t.pitch + column, from, inside);
-        advance(d, step, low, middle);
+        box.next();
     }
 }
 
@@ -142,21 +116,10 @@ direct_tiled_data(
     block /= channel_tiles;
     const int group = (int)(block % f.groups);
     block /= f.groups;
-    const int column_tile = (int)(block % t.column_tiles);
-    block /= t.column_tiles;
-    const int row_tile = (int)(block % t.row_tiles);
-    block /= t.row_tiles;
-    const int phase_w = (int)(block % t.phases_w);
-    block /= t.phases_w;
-    const int phase_h = (int)(block % t.phases_h), image = (int)(block / t.phases_h);
-#if BACKWARD
-    const Axis rows = backward_axis(phase_h, f.h, f.r, f.stride_h, f.pad_h, f.dilation_h);
-    const Axis columns = backward_axis(phase_w, f.w, f.s, f.stride_w, f.pad_w, f.dilation_w);
-#else
-    const Axis rows = forward_axis(phase_h, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
-    const Axis columns = forward_axis(phase_w, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
-#endif
-    const int first_row = row_tile * TILE_ROWS, first_column = column_tile * TILE_COLUMNS;
+    const PhaseTile tile = phase_tile_of(block, t);
+    const int image = tile.rest;
+    const Axis rows = rows_axis<BACKWARD>(f, tile.phase_h), columns = columns_axis<BACKWARD>(f, tile.phase_w);
+    const int first_row = tile.row * TILE_ROWS, first_column = tile.column * TILE_COLUMNS;
     if (first_row >= rows.outputs || first_column >= columns.outputs) return;  // a phase smaller than the largest
 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -212,7 +175,7 @@ direct_tiled_data(
                         for (int s = 0; s < taps_w; ++s) {
                             const float value[4] = {seen[s], seen[s + right], seen[s + down], seen[s + down + right]};
                             float weight[CHANNELS];
-                            load_channels(weight, weights);
+                            load_floats(weight, weights);
                             weights += CHANNEL_TILE;
 #pragma unroll
                             for (int j = 0; j < 4; ++j)
@@ -287,17 +250,11 @@ direct_tiled_weights(
 
     const Steps in_x = steps_x(f), in_y = steps_y(f);
     const long long tiles = (long long)f.n * t.phases_h * t.phases_w * t.row_tiles * t.column_tiles;
-    for (long long tile = part; tile < tiles; tile += t.parts) {
-        long long rest = tile;
-        const int first_column = (int)(rest % t.column_tiles) * GRADIENT_COLUMNS;
-        rest /= t.column_tiles;
-        const int first_row = (int)(rest % t.row_tiles) * GRADIENT_ROWS;
-        rest /= t.row_tiles;
-        const int phase_w = (int)(rest % t.phases_w);
-        rest /= t.phases_w;
-        const int phase_h = (int)(rest % t.phases_h), image = (int)(rest / t.phases_h);
-        const Axis rows = forward_axis(phase_h, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
-        const Axis columns = forward_axis(phase_w, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
+    for (long long number = part; number < tiles; number += t.parts) {
+        const PhaseTile tile = phase_tile_of(number, t);
+        const int first_row = tile.row * GRADIENT_ROWS, first_column = tile.column * GRADIENT_COLUMNS;
+        const int image = tile.rest;
+        const Axis rows = rows_axis<false>(f, tile.phase_h), columns = columns_axis<false>(f, tile.phase_w);
         const int height = min(GRADIENT_ROWS, rows.outputs - first_row);
         const int width = min(GRADIENT_COLUMNS, columns.outputs - first_column);
         if (height <= 0 || width <= 0) continue;  // the same for the whole block
@@ -309,24 +266,14 @@ direct_tiled_weights(
 
         const float* const from_y = dy + image * in_y.image
                                     + (long long)(group * of_k + channel_tile * CHANNEL_TILE) * in_y.channel;
-#if NHWC  // digits: channel, column, row
-        const int low = CHANNEL_TILE, middle = width, total = CHANNEL_TILE * width * height;
-#else  // digits: column, row, channel
-        const int low = width, middle = height, total = CHANNEL_TILE * width * height;
-#endif
-        Digits d = digits_of(threadIdx.x, low, middle);
-        const Digits step = digits_of(THREADS, low, middle);
-        for (int i = threadIdx.x; i < total; i += THREADS) {
-#if NHWC
-            const int k = d.low, column = d.middle, row = d.high;
-#else
-            const int k = d.high, column = d.low, row = d.middle;
-#endif
+        Box box(CHANNEL_TILE, height, width, threadIdx.x, THREADS);
+        for (int i = threadIdx.x; i < CHANNEL_TILE * width * height; i += THREADS) {
+            const int k = box.channel(), row = box.row(), column = box.column();
             const int p = rows.first_out + (first_row + row) * rows.step_out;
             const int q = columns.first_out + (first_column + column) * columns.step_out;
             const float* from = k < made ? from_y + k * in_y.channel + p * in_y.row + q * in_y.column : dy;
             cp_async_4(gradients + (row * GRADIENT_COLUMNS + column) * line + k, from, k < made);
-            advance(d, step, low, middle);
+            box.next();
         }
         cp_async_commit();
         cp_async_wait<0>();
@@ -339,7 +286,7 @@ direct_tiled_weights(
                 float value[4], from_above[CHANNELS];
 #pragma unroll
                 for (int j = 0; j < 4; ++j) value[j] = across[seen[j]];
-                load_channels(from_above, gradient);
+                load_floats(from_above, gradient);
                 across += in_columns.stride;
                 gradient += line;
 #pragma unroll

@@ -59,26 +59,8 @@ extern "C" __global__ void __launch_bounds__(128) winograd_f2_filter(
     const int k = blockIdx.x * 32 + threadIdx.x % 32;  // up to a multiple of 64
     for (int group = blockIdx.z; group < conv.groups; group += gridDim.z)
         for (int c = blockIdx.y * 4 + threadIdx.x / 32; c < depth_8; c += gridDim.y * 4) {
-            // In memory the filter is [k][c] going forward, [c][k] for backward data; groups are part of the first.
-            const Long first = turned ? (Long)group * depth + c : (Long)group * outputs + k;
-            const int second = turned ? k : c, seconds = turned ? outputs : depth;
-            const bool valid = c < depth && k < outputs;
             float half[TAPS][ALPHA];
-#pragma unroll
-            for (int i = 0; i < TAPS; i++) {
-                float line[TAPS];
-#pragma unroll
-                for (int j = 0; j < TAPS; j++) {
-                    const int tap = turned ? TAPS * TAPS - 1 - (i * TAPS + j) : i * TAPS + j;
-#if NHWC
-                    const Long element = (first * TAPS * TAPS + tap) * seconds + second;
-#else
-                    const Long element = (first * seconds + second) * TAPS * TAPS + tap;
-#endif
-                    line[j] = valid ? __ldg(w + element) : 0.f;
-                }
-                transform_line(matrix, line, half[i]);
-            }
+            transform_filter(matrix, w, turned, group, depth, outputs, c, k, c < depth && k < outputs, half);
             float* target = u + (((Long)group * blocks + k / OUTPUTS) * depth_8 + c) * LINE + k % OUTPUTS;
 #pragma unroll
             for (int f = 0; f < FREQUENCIES; f++)

@@ -148,25 +148,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) winograd_filter(
     if (k >= row) return;
     for (int group = blockIdx.z; group < conv.groups; group += gridDim.z)
         for (int c = blockIdx.y * 4 + (threadIdx.x >> 5); c < depth; c += gridDim.y * 4) {
-            // In memory the filter is [k][c] going forward, [c][k] for backward data; groups are part of the first.
-            const Long first = turned ? (Long)group * depth + c : (Long)group * outputs + k;
-            const int second = turned ? k : c, seconds = turned ? outputs : depth;
             float half[TAPS][ALPHA];
-#pragma unroll
-            for (int i = 0; i < TAPS; i++) {
-                float line[TAPS];
-#pragma unroll
-                for (int j = 0; j < TAPS; j++) {
-                    const int tap = turned ? TAPS * TAPS - 1 - (i * TAPS + j) : i * TAPS + j;
-#if NHWC
-                    const Long element = (first * TAPS * TAPS + tap) * seconds + second;
-#else
-                    const Long element = (first * seconds + second) * TAPS * TAPS + tap;
-#endif
-                    line[j] = k < outputs ? __ldg(w + element) : 0.f;
-                }
-                transform_line(matrix, line, half[i]);
-            }
+            transform_filter(matrix, w, turned, group, depth, outputs, c, k, k < outputs, half);
             store_frequencies(matrix, half, u + ((Long)group * depth + c) * row + k, (Long)conv.groups * depth * row);
         }
 }

@@ -9,6 +9,7 @@
 // d/g phases, each with stride s/g. Backward data is the transpose: s*d/g phases (the taps that meet an output repeat
 // with s/g), each with stride 1, its taps backwards. A phase may have no taps: its outputs are zero.
 #pragma once
+#include "conv.cuh"
 #include "device.cuh"
 
 struct Axis {
@@ -62,6 +63,39 @@ __device__ __forceinline__ Axis backward_axis(int phase, int size, int taps, int
     a.step_in = dilation / g;
     a.first_in = count > 0 ? (phase + pad - first * dilation) / stride - a.step_in * (count - 1) : 0;
     return a;
+}
+
+// The rows and columns of a convolution: of y, and of dw as well (forward), or of dx (backward).
+template <bool OF_INPUT>
+__device__ __forceinline__ Axis rows_axis(const Conv& f, int phase) {
+    return OF_INPUT ? backward_axis(phase, f.h, f.r, f.stride_h, f.pad_h, f.dilation_h)
+                    : forward_axis(phase, f.p, f.r, f.stride_h, f.pad_h, f.dilation_h);
+}
+
+template <bool OF_INPUT>
+__device__ __forceinline__ Axis columns_axis(const Conv& f, int phase) {
+    return OF_INPUT ? backward_axis(phase, f.w, f.s, f.stride_w, f.pad_w, f.dilation_w)
+                    : forward_axis(phase, f.q, f.s, f.stride_w, f.pad_w, f.dilation_w);
+}
+
+// One tile of one phase; rest: of which image, or which planes.
+struct PhaseTile {
+    int column, row, phase_w, phase_h, rest;
+};
+
+// Tiles are numbered along columns, then rows, phases of columns, phases of rows; counts: a kernel's Tiling.
+template <class Number, class Counts>
+__device__ __forceinline__ PhaseTile phase_tile_of(Number number, const Counts& counts) {
+    PhaseTile tile;
+    tile.column = (int)(number % counts.column_tiles);
+    number /= counts.column_tiles;
+    tile.row = (int)(number % counts.row_tiles);
+    number /= counts.row_tiles;
+    tile.phase_w = (int)(number % counts.phases_w);
+    number /= counts.phases_w;
+    tile.phase_h = (int)(number % counts.phases_h);
+    tile.rest = (int)(number / counts.phases_h);
+    return tile;
 }
 
 // A patch along one axis: element i holds the input at first + i * step; output o, tap t reads element o * stride + t.

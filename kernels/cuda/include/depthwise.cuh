@@ -1,4 +1,4 @@
-// What the NCHW depthwise kernels share: which tile a block takes, and how a patch of planes comes to shared memory.
+// What the NCHW depthwise kernels share: how a patch of planes comes to shared memory.
 #pragma once
 #include "axis.cuh"
 #include "device.cuh"
@@ -6,6 +6,15 @@
 
 #ifndef THREADS
 #define THREADS 256
+#endif
+#ifndef STRIDE
+#define STRIDE 1
+#endif
+
+#if STRIDE > 0  // the distance of two outputs' rows is compiled in
+#define rows_of dense_window_of
+#else
+#define rows_of window_of
 #endif
 
 // What the host chose. planes, runs, width: threads of a block along planes, runs of rows and columns; window: taps of
@@ -19,23 +28,6 @@ struct Tiling {
     int fours, parts;
 };
 
-struct Tile {
-    int column, row, phase_w, phase_h, rest;
-};
-
-__device__ __forceinline__ Tile tile_of(unsigned number, const Tiling& t) {
-    Tile tile;
-    tile.column = number % t.column_tiles;
-    number /= t.column_tiles;
-    tile.row = number % t.row_tiles;
-    number /= t.row_tiles;
-    tile.phase_w = number % t.phases_w;
-    number /= t.phases_w;
-    tile.phase_h = number % t.phases_h;
-    tile.rest = number / t.phases_h;
-    return tile;
-}
-
 // Planes of height x width elements, `step` floats apart.
 struct Source {
     const float* planes;
@@ -43,8 +35,8 @@ struct Source {
     int height, width;
 };
 
-// Starts copies of the windows of planes (first + i) * times + offset, or (first + i) / divided, i < planes, zeros outside; returns
-// the column of the patch at which the window begins (copies of 16 bytes begin at a multiple of four columns).
+// Starts copies of the windows of planes (first + i) * times + offset, or (first + i) / divided, i < planes, zeros
+// outside; returns the column of the patch at which the window begins (copies of 16 bytes begin at a multiple of four).
 __device__ __forceinline__ int load_patch(
     float* patch, const Tiling& t, const Source& source, const Window& rows, const Window& columns, int planes,
     int first, int times, int divided, int offset
@@ -71,17 +63,4 @@ __device__ __forceinline__ int load_patch(
         advance(d, step, wide, rows.count);
     }
     return shift;
-}
-
-// COUNT floats, a multiple of four, from 16-byte aligned shared memory.
-template <int COUNT>
-__device__ __forceinline__ void load_fours(float (&to)[COUNT], const float* from) {
-#pragma unroll
-    for (int i = 0; i < COUNT; i += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(from + i);
-        to[i] = four.x;
-        to[i + 1] = four.y;
-        to[i + 2] = four.z;
-        to[i + 3] = four.w;
-    }
 }

@@ -1,5 +1,5 @@
-// What the Winograd kernels share: two-sided transforms of tiles in registers, and where a tile lies. TILE and TAPS are
-// macros of the kernel file; matrices: winograd_matrices.cuh.
+// What the Winograd kernels share: two-sided transforms of tiles in registers, and where a tile lies. TILE, TAPS and
+// NHWC are macros of the kernel file; matrices: winograd_matrices.cuh.
 #pragma once
 #include "conv.cuh"
 #include "winograd_matrices.cuh"
@@ -37,6 +37,30 @@ static __device__ __forceinline__ float transform_down(
 #pragma unroll
     for (int l = 0; l < LINES; l++) accumulate(sum, any, matrix[i][l], half[l][j]);
     return sum;
+}
+
+// The first half of G w G^T for output k and input c, both of `group`, or zeros. In memory the filter is [k][c] going
+// forward, [c][k] for backward data (turned: by 180 degrees too); groups are part of the first.
+static __device__ __forceinline__ void transform_filter(
+    const float (&matrix)[ALPHA][TAPS], const float* __restrict__ w, int turned, int group, int depth, int outputs,
+    int c, int k, bool valid, float (&half)[TAPS][ALPHA]) {
+    const Long first = turned ? (Long)group * depth + c : (Long)group * outputs + k;
+    const int second = turned ? k : c, seconds = turned ? outputs : depth;
+#pragma unroll
+    for (int i = 0; i < TAPS; i++) {
+        float line[TAPS];
+#pragma unroll
+        for (int j = 0; j < TAPS; j++) {
+            const int tap = turned ? TAPS * TAPS - 1 - (i * TAPS + j) : i * TAPS + j;
+#if NHWC
+            const Long element = (first * TAPS * TAPS + tap) * seconds + second;
+#else
+            const Long element = (first * seconds + second) * TAPS * TAPS + tap;
+#endif
+            line[j] = valid ? __ldg(w + element) : 0.f;
+        }
+        transform_line(matrix, line, half[i]);
+    }
 }
 
 // Where a tile lies: its image and its first result's row and column.
