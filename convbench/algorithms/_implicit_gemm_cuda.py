@@ -136,18 +136,18 @@ def cut_of(geometry: Geometry, gpu: Gpu, tiles: Sequence[Tile]) -> Cut:
     return min(cuts, key=lambda cut: _clocks(geometry, gpu, cut))
 
 
-def other_cuts(geometry: Geometry, gpu: Gpu, tiles: Sequence[Tile]) -> dict[str, Cut]:
+def other_cuts(geometry: Geometry, gpu: Gpu, tiles: Sequence[Tile], swept: Sequence[Tile] = ()) -> dict[str, Cut]:
     """What a sweep compares with cut_of(geometry, gpu, tiles), by a name such as "128x64" or "64x64 split 4".
 
-    Each tile with the parts that the model likes best, half as many, twice as many, and uncut.
+    These tiles and `swept`: each with the parts that the model likes best, half as many, twice as many, and uncut.
     """
-    chosen, found = cut_of(geometry, gpu, tiles), {}
-    for tile in tiles:
+    chosen, every, found = cut_of(geometry, gpu, tiles), (*tiles, *swept), {}
+    for tile in every:
         parts = cut_of(geometry, gpu, (tile,)).parts
         for number in sorted({1, parts // 2, parts, 2 * parts}.intersection(_parts(geometry, tile))):
             cut = Cut(tile, number)
             if cut != chosen:
-                found[_name(tile, tiles) + (f" split {number}" if number > 1 else "")] = cut
+                found[_name(tile, every) + (f" split {number}" if number > 1 else "")] = cut
     return found
 
 

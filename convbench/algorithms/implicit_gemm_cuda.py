@@ -30,15 +30,22 @@ from convbench.registry import register
 DIGITS, TAPS, QUADS = 0, 1, 2
 STEP = {DIGITS: 8, TAPS: 16, QUADS: 16}
 #: Of the 128 multiply-adds a clock: what issue slots leave (implicit_gemm.cu), less for smaller tiles.
-LARGE, TALL, LITTLE = Tile(128, 128, 108.0), Tile(128, 64, 102.0), Tile(64, 64, 96.0, 0.35)
+LARGE, TALL, WIDE, LITTLE = Tile(128, 128, 108.0), Tile(128, 64, 102.0), Tile(64, 128, 102.0), Tile(64, 64, 96.0, 0.35)
 #: The same for DIGITS, whose tiles hold half as many products.
 LARGE_4, TALL_4, LITTLE_4 = (replace(tile, stages=4) for tile in (LARGE, TALL, LITTLE))
-#: Tiles that the kernel is compiled with, by (loads, backward weights).
+#: Tiles to choose from, by (loads, backward weights).
 TILES = {
     (TAPS, False): (LARGE, TALL, LITTLE),
     (DIGITS, False): (TALL_4, LITTLE_4),
     (DIGITS, True): (LARGE_4, LITTLE_4),
     (QUADS, True): (LARGE, LITTLE),
+}
+#: Tiles that the kernel is compiled with too, for a sweep. Two stages: two blocks where an SM has 100 KB.
+SWEPT = {
+    (TAPS, False): (replace(LARGE, stages=2), WIDE),
+    (DIGITS, False): (LARGE_4,),
+    (DIGITS, True): (TALL_4,),
+    (QUADS, True): (TALL,),
 }
 
 
@@ -67,8 +74,9 @@ class ImplicitGemmCuda(CudaImplementation):
 
     def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
         """Other tiles, sums in more parts and in fewer: "128x64", "64x64 split 4"."""
-        geometry = Geometry(problem)
-        cuts = other_cuts(geometry, gpu, TILES[loads_of(problem), geometry.weights])
+        geometry, loads = Geometry(problem), loads_of(problem)
+        kind = loads, geometry.weights
+        cuts = other_cuts(geometry, gpu, TILES[kind], SWEPT[kind])
         return {name: _program(problem, cut) for name, cut in cuts.items()}
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:

@@ -58,7 +58,7 @@ def test_every_tile_in_parts(loads):
         if rows.loads_of(problem) != loads:
             continue
         kind = loads, pass_ is Pass.BACKWARD_WEIGHTS
-        for tile in rows.TILES[kind]:
+        for tile in (*rows.TILES[kind], *rows.SWEPT[kind]):
             for parts in (1, 3, 64):  # 64: more than there are tiles of the sum, so that some have nothing to add
                 program = rows._program(problem, Cut(tile, parts))
                 require_exact(ROW.taking(program), problem, order=parts % 3)
@@ -73,7 +73,8 @@ def test_alternatives_compute_the_same(pass_, layout):
     for name, program in others.items():
         launch = next(step for step in program.launches() if step.kernel == "implicit_gemm")
         size, _, parts = name.partition(" split ")
-        assert size == "{BLOCK_M}x{BLOCK_N}".format(**dict(launch.defines))
+        tile = "{BLOCK_M}x{BLOCK_N}".format(**dict(launch.defines))
+        assert size in (tile, f"{tile} {dict(launch.defines)['STAGES']} stages")
         assert launch.grid[1] == int(parts or 1)
         require_exact(ROW.taking(program), problem)
 
@@ -82,8 +83,10 @@ def test_alternatives_have_every_tile_and_other_numbers_of_parts():
     problem = Problem(make(1, 512, 7, 7, 512, 3, 3, padding=1))
     assert cut_of(Geometry(problem), H200, rows.TILES[rows.TAPS, False]) == Cut(rows.LITTLE, 32)
     assert list(ROW.alternatives(problem, H200)) == [
-        "128x128", "128x128 split 16", "128x128 split 32", "128x64", "128x64 split 16", "128x64 split 32",
-        "64x64", "64x64 split 16",
+        "128x128 3 stages", "128x128 3 stages split 16", "128x128 3 stages split 32",
+        "128x64", "128x64 split 16", "128x64 split 32", "64x64", "64x64 split 16",
+        "128x128 2 stages", "128x128 2 stages split 16", "128x128 2 stages split 32",
+        "64x128", "64x128 split 16", "64x128 split 32",
     ]  # fmt: skip
 
 
