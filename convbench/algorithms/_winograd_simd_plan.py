@@ -30,8 +30,10 @@ STRIP_CHANNELS = 64
 TILE_BYTES, TILES, FEWEST_TILES = 2 << 20, 48, 24
 #: Bytes of a piece of the filter that is transformed inside the loop.
 FILTER_BYTES = 600 << 10
-#: Where there are few blocks for the threads, a transformed filter beyond this is divided over them, not the tiles.
-SPLIT_BYTES = 2 << 20
+#: Fewer tiles than this for each thread: the filter's panels are divided over the threads, not the tiles. (Threads that
+#: share the tiles read the same filter at the same time. On two cores, tiles or panels divided, 512 channels take 0.98
+#: or 0.83 ms with 4 tiles, 2.8 or 2.1 with 9 of F(6x6), 1.36 or 1.54 with 16; 128 channels with 49 take 0.23 or 0.32.)
+SPLIT_TILES = 6
 #: With raw weights, fewer tiles than this in all: the filter is transformed piece by piece and never written out (512
 #: channels, F(4x4): 3.7 ms for 7.1 with 16 tiles, 9.3 for 10.9 with 49).
 FLY_TILES = 64
@@ -242,8 +244,8 @@ def choose(g: Geometry, target: Target, threads: int, raw: bool, **forced: int) 
     fly = bool(forced.get("fly", raw and g.tiles < FLY_TILES))
     blocks = 1 if fly and "tiles" not in forced else max(1, round(g.tiles / tiles))
     few = threads > 1 and blocks * g.groups < 2 * threads
-    large = 4 * g.frequencies * g.depth * g.k > SPLIT_BYTES  # each thread would read all of the filter
-    split = bool(forced.get("split", few and (large or g.tiles * g.groups < FEWEST_TILES * threads)))
+    # on the fly each block would transform all of the filter
+    split = bool(forced.get("split", few and (fly or g.tiles * g.groups < SPLIT_TILES * threads)))
     if split:
         blocks = 1
     elif threads > 1 and g.groups == 1:
@@ -255,7 +257,7 @@ def choose(g: Geometry, target: Target, threads: int, raw: bool, **forced: int) 
     panels = -(-g.k // width)
     chunk = max(LINE, FILTER_BYTES // (4 * g.frequencies * width) // LINE * LINE)
     chunk = min(forced.get("chunk", chunk), g.c)
-    together = 1 if fly else max(1, min(panels, (512 << 10) // (4 * g.frequencies * most * width)))
+    together = 1 if fly or split else max(1, min(panels, (512 << 10) // (4 * g.frequencies * most * width)))
     together, ahead = forced.get("together", together), bool(forced.get("ahead", 1))
     return Plan(g, shape, target.lanes, fly, blocks, together, chunk, split, ahead)
 
