@@ -56,6 +56,9 @@ class ImplicitGemmMma(CudaImplementation):
     #: Tiles of forward and backward data; of backward weights.
     tiles: ClassVar[tuple[Tile, ...]]
     weights_tiles: ClassVar[tuple[Tile, ...]] = ()
+    #: Tiles that the kernels are compiled with too, for a sweep.
+    swept_tiles: ClassVar[tuple[Tile, ...]]
+    swept_weights_tiles: ClassVar[tuple[Tile, ...]] = ()
 
     def limits(self, problem: Problem) -> str | None:
         """Every stride, dilation, group, padding and number of channels; sizes within 32-bit numbers."""
@@ -71,8 +74,9 @@ class ImplicitGemmMma(CudaImplementation):
         return self._program(problem, self._cut(problem, gpu))
 
     def alternatives(self, problem: Problem, gpu: Gpu) -> dict[str, Program]:
-        """Other tiles, sums in more parts and in fewer: "64x64", "128x128 split 4"."""
-        cuts = other_cuts(self._geometry(problem), gpu, self._tiles(problem, gpu))
+        """Other tiles, sums in more parts and in fewer: "128x64", "128x128 6 stages split 4"."""
+        chosen, swept = self._tiles(problem, gpu)
+        cuts = other_cuts(self._geometry(problem), gpu, chosen, swept)
         return {name: self._program(problem, cut) for name, cut in cuts.items()}
 
     def executed_flops(self, problem: Problem) -> dict[str, float]:
@@ -94,13 +98,16 @@ class ImplicitGemmMma(CudaImplementation):
             return 32 if problem.item_bytes == 2 else 16
         return ROW_BYTES // problem.item_bytes
 
-    def _tiles(self, problem: Problem, gpu: Gpu) -> list[Tile]:
-        """Those that fit the GPU's shared memory."""
-        tiles = self.weights_tiles if problem.pass_ is Pass.BACKWARD_WEIGHTS else self.tiles
-        return [tile for tile in tiles if self._shared_bytes(problem, tile) <= gpu.shared_bytes - STATIC_BYTES]
+    def _tiles(self, problem: Problem, gpu: Gpu) -> tuple[list[Tile], list[Tile]]:
+        """Those that fit the GPU's shared memory: to choose from, and for a sweep."""
+        weights = problem.pass_ is Pass.BACKWARD_WEIGHTS
+        every = (self.weights_tiles, self.swept_weights_tiles) if weights else (self.tiles, self.swept_tiles)
+        most = gpu.shared_bytes - STATIC_BYTES
+        chosen, swept = ([tile for tile in tiles if self._shared_bytes(problem, tile) <= most] for tiles in every)
+        return chosen, swept
 
     def _cut(self, problem: Problem, gpu: Gpu) -> Cut:
-        return cut_of(self._geometry(problem), gpu, self._tiles(problem, gpu))
+        return cut_of(self._geometry(problem), gpu, self._tiles(problem, gpu)[0])
 
     def _program(self, problem: Problem, cut: Cut) -> Program:
         elements = math.prod(problem.out_shape)
@@ -210,6 +217,11 @@ def _little(rate: float) -> Tile:
     return Tile(64, 64, rate, 0.35, (32, 32), 4)
 
 
+def _swept(rate: float) -> tuple[Tile, Tile]:
+    """Taller tiles: for layers with few filters."""
+    return Tile(256, 128, rate, 1.0, (64, 64), 3), Tile(128, 64, 0.8 * rate, 0.5, (64, 32), 4)
+
+
 @register
 class ImplicitGemmTf32Cuda(ImplicitGemmMma):
     """float32 operands rounded to TF32 (10 bits of mantissa) as they are multiplied, float sums.
@@ -224,6 +236,8 @@ class ImplicitGemmTf32Cuda(ImplicitGemmMma):
     code = 32
     tiles = (_large(600.0), _middle(560.0), _little(360.0))
     weights_tiles = (Tile(128, 128, 480.0, 1.0, (64, 32), 4), _little(300.0))
+    swept_tiles = _swept(600.0)
+    swept_weights_tiles = (Tile(128, 64, 400.0, 0.5, (64, 32), 4),)
 
 
 @register
@@ -242,6 +256,8 @@ class ImplicitGemm3xTf32Cuda(ImplicitGemmMma):
     reference = "Markidis et al. 2018 (arXiv 1803.04014); Ootomo and Yokota 2022 (arXiv 2203.03341)"
     tiles = (Tile(128, 128, 200.0, 1.0, (64, 32), 3), _little(150.0))
     weights_tiles = (Tile(128, 128, 180.0, 1.0, (64, 32), 4), _little(140.0))
+    swept_tiles = (Tile(128, 64, 180.0, 0.5, (64, 32), 4),)
+    swept_weights_tiles = (Tile(128, 64, 160.0, 0.5, (64, 32), 4),)
 
 
 @register
@@ -261,6 +277,8 @@ class ImplicitGemmFp16Cuda(ImplicitGemmMma):
     code = 16
     tiles = (_large(1250.0), _middle(1150.0), _little(700.0))
     weights_tiles = (Tile(128, 128, 1000.0, 0.6, (64, 64), 4), _little(600.0))
+    swept_tiles = _swept(1250.0)
+    swept_weights_tiles = (Tile(128, 64, 800.0, 0.5, (64, 32), 4),)
 
 
 @register
@@ -282,6 +300,7 @@ class ImplicitGemmWgmma(ImplicitGemmMma):
     aligned_bytes = 1024
     error_growth = 20.0
     tiles = (Tile(128, 256, 1700.0, 1.0, (16, 256), 4), Tile(128, 128, 1400.0, 0.8, (16, 128), 4))
+    swept_tiles = (Tile(128, 256, 1700.0, 1.0, (16, 256), 3), Tile(128, 128, 1400.0, 0.8, (16, 128), 6))
 
     def _defines(self, tile: Tile) -> tuple[tuple[str, int], ...]:
         return (*super()._defines(tile), ("WGMMA", 1))

@@ -74,7 +74,8 @@ def test_every_tile_in_parts(name):
     row = ROWS[name]
     for pass_ in row.passes:
         weights = pass_ is Pass.BACKWARD_WEIGHTS
-        for tile, parts in itertools.product(row.weights_tiles if weights else row.tiles, (1, 3)):
+        tiles = row.weights_tiles + row.swept_weights_tiles if weights else row.tiles + row.swept_tiles
+        for tile, parts in itertools.product(tiles, (1, 3)):
             wide = tile.n + 24  # columns of the result
             shape = make(1, wide, 7, 19, 72, 1, 2) if pass_ is Pass.BACKWARD_DATA else make(1, 72, 7, 20, wide, 1, 2)
             problem = problem_of(name, shape, pass_)
@@ -96,11 +97,14 @@ def test_alternatives_compute_the_same(name, pass_):
 def test_alternatives_are_named_after_what_differs():
     deep = make(1, 512, 7, 7, 512, 3, 3, padding=1)
     assert list(ROWS["wgmma_fp16"].alternatives(problem_of("wgmma_fp16", deep, Pass.FORWARD), H200)) == [
-        "128x256", "128x256 split 16", "128x256 split 32", "128x128", "128x128 split 12",
+        "128x256 4 stages", "128x256 4 stages split 16", "128x256 4 stages split 32",
+        "128x128 4 stages", "128x128 4 stages split 12",
+        "128x256 3 stages", "128x256 3 stages split 16", "128x256 3 stages split 32",
+        "128x128 6 stages", "128x128 6 stages split 12", "128x128 6 stages split 24",
     ]  # fmt: skip
     large = problem_of("fp16", make(32, 256, 56, 56, 256, 3, 3, padding=1), Pass.FORWARD)
-    assert list(ROWS["fp16"].alternatives(large, H200)) == ["128x128", "64x64"]
-    assert list(ROWS["fp16"].alternatives(large, A100)) == ["64x64"]  # 128x256 does not fit
+    assert list(ROWS["fp16"].alternatives(large, H200)) == ["128x128", "64x64", "256x128", "128x64"]
+    assert list(ROWS["fp16"].alternatives(large, A100)) == ["64x64", "256x128", "128x64"]  # 128x256 does not fit
 
 
 def test_tiles_that_do_not_fit_a_gpu_are_left_out():
