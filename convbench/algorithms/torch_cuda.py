@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 from typing import Any
 
 from convbench.algorithms.torch_cpu import _Call, _own_bytes
@@ -40,6 +41,8 @@ class TorchCuda(Implementation):
 
     def unavailable(self) -> str | None:
         """A module, a driver, a GPU, or a PyTorch that was built for GPUs."""
+        if importlib.util.find_spec("cupy") is None:
+            return f"{self.name} needs cupy: pip install 'convbench[cuda]'"
         missing = super().unavailable()
         if missing is not None:
             return missing
