@@ -39,7 +39,7 @@ def test_half_precision_is_rejected_at_long_sums(name, pass_, taps):
     row = ROWS[name]
     problem = Problem(LONG[pass_, taps], pass_)
     if row.unavailable() or row.why_not(problem):
-        bound = name.startswith(("winograd", "depthwise", "pointwise")) or row.dtypes == ("int8",)
+        bound = name.startswith(("winograd", "depthwise", "pointwise", "strassen_simd")) or row.dtypes == ("int8",)
         assert row.unavailable() or bound, "bound to its filter, its groups or whole numbers"
         return
     plan, verdict = Verifier(problem).verify(row, CpuContext)
