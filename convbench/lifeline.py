@@ -45,15 +45,3 @@ def data_bytes() -> int:
             return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmData:")), 0)
     except OSError:
         return 0
-
-
-def pin(threads: int) -> list[int]:
-    """Keeps this process on its first `threads` allowed cores, so that it does not wander between samples.
-
-    Returns them; none where the system has no such call.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return []
-    cores = sorted(os.sched_getaffinity(0))[:threads]
-    os.sched_setaffinity(0, cores)
-    return cores

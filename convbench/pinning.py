@@ -16,6 +16,18 @@ from pathlib import Path
 _TASKS = Path("/proc/self/task")
 
 
+def keep_to(threads: int) -> list[int]:
+    """Keeps this process on its first `threads` allowed cores, so that it does not wander between samples.
+
+    Returns them; none where the system has no such call.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, cores)
+    return cores
+
+
 def places(others: Sequence[int], cores: Sequence[int]) -> dict[int, int]:
     """Thread -> core for all threads but the calling one, which has the first core.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from convbench import lifeline
-from convbench.pinning import Pinning
+from convbench.pinning import Pinning, keep_to
 from convbench.protocol import PARENT_PID, REPLY_FD
 
 PILOT_MACS = 500_000
@@ -101,7 +101,7 @@ class Worker:
             from convbench.devices.cpu import CpuDevice
 
             self.device = CpuDevice()
-            self.pinning = Pinning(lifeline.pin(threads))
+            self.pinning = Pinning(keep_to(threads))
             lifeline.cap_memory(memory_bytes)
         self.emit({"ev": "ready", "pools": thread_pools()})
 

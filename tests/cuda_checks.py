@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from convbench import resources
 from convbench.algorithms._cuda import CudaImplementation
@@ -31,11 +32,36 @@ from convbench.cuda.program import (
 from convbench.cuda.tensor_map import MAP_BYTES, refusal
 from convbench.errors import ConvbenchError
 from convbench.problem import ConvShape, Problem
+from convbench.registry import Implementation
 from convbench.shapes import load_shapes
+from convbench.testing import conformance
 from convbench.testing.conformance import SHAPES
+from convbench.verify import Verifier
 
 SHAPE_FILES = ("vgg16", "resnet50", "alexnet_owt", "alexnet_grouped", "googlenet", "mobilenet_v1")
 BATCHES = (1, 32)
+
+
+def broken_promise(
+    row: Implementation, problem: Problem, weights: str, make_context: Callable[[], Any]
+) -> str | None:
+    """What is wrong with a row on some stand-in for a GPU: an exception, the result, the workspace; or None."""
+    contexts: list[Any] = []
+
+    def context() -> Any:
+        contexts.append(make_context())
+        return contexts[-1]
+
+    try:
+        plan, verdict = Verifier(problem).verify(row, context, weights)
+    except Exception as broken:  # noqa: BLE001 - whatever breaks the promise is the finding
+        return f"raised {type(broken).__name__}: {broken}"
+    if plan is None:
+        return verdict.reason
+    estimate, taken = row.estimate(problem, weights), contexts[0].workspace_bytes
+    if taken > conformance.WORKSPACE_FACTOR * estimate + conformance.WORKSPACE_SLACK_BYTES:
+        return f"{taken} bytes of workspace were allocated, the estimate says {estimate}"
+    return None
 
 
 # ---- a compiled variant

@@ -8,14 +8,11 @@ of tiles, which is what a GPU wants. In `_winograd_steps.py` the transforms for 
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from convbench.algorithms._cook_toom import Matrix, kron_array
 from convbench.algorithms._winograd_steps import Source, TileReader, TileWriter, Tiling, plane_size
-from convbench.devices.arrays import as_strided, matmul_of
-from convbench.registry import Context
+from convbench.devices.arrays import as_strided
 
 
 class GatheredReader(TileReader):
@@ -64,23 +61,10 @@ class GatheredReader(TileReader):
 class GatheredWriter(TileWriter):
     """Sums of products (alpha^2, T, K), for nchw (alpha^2, K, T) -> m x m tiles of the result."""
 
-    def __init__(
-        self,
-        layout: str,
-        channels: int,
-        size: tuple[int, int],
-        at: Matrix,
-        tiling: Tiling,
-        dtype: str,
-        context: Context,
-    ) -> None:
-        self._layout, self._k, self._size, self._tiling = layout, channels, size, tiling
-        self._xp, self._matmul, self._m = context.xp, matmul_of(context.xp), len(at)
-        self._square = context.xp.asarray(kron_array(at, dtype))  # (m^2, alpha^2)
-        for_m, for_y = self.shapes(channels, at, tiling, np.dtype(dtype).itemsize)
-        self._products = context.empty(for_m, dtype)
-        self._tiles = context.empty(for_y, dtype)
-        self._views = functools.cache(self._make_views)
+    @staticmethod
+    def matrix(at: Matrix, dtype: str) -> np.ndarray:
+        """(m^2, alpha^2)."""
+        return kron_array(at, dtype)
 
     @staticmethod
     def shapes(channels: int, at: Matrix, tiling: Tiling, item_bytes: int) -> tuple[tuple[int, ...], ...]:
@@ -97,7 +81,7 @@ class GatheredWriter(TileWriter):
     def write(self, out: np.ndarray, first: int, images: int, row: int, rows: int) -> None:
         """A^T M A of the block, cropped to the result: row i of all its tiles, then the columns of a cropped tile."""
         _, columns, flat, tiles = self._views(images, rows)
-        self._matmul(self._square, columns, out=flat)
+        self._matmul(self._matrix, columns, out=flat)
         m, (height, width) = self._m, self._size
         whole, rest = divmod(width, m)
         for i in range(min(m, height - row * m)):

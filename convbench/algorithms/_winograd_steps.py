@@ -209,13 +209,17 @@ class TileWriter:
         context: Context,
     ) -> None:
         self._layout, self._k, self._size, self._tiling = layout, channels, size, tiling
-        self._at, self._matmul = context.xp.asarray(as_array(at, dtype)), matmul_of(context.xp)
+        self._xp, self._matmul = context.xp, matmul_of(context.xp)
+        self._matrix = context.xp.asarray(self.matrix(at, dtype))
         self._m, self._alpha = len(at), len(at[0])
-        for_m, for_half, for_y = self.shapes(channels, at, tiling, np.dtype(dtype).itemsize)
-        self._products = context.empty(for_m, dtype)
-        self._half = context.empty(for_half, dtype)
-        self._tiles = context.empty(for_y, dtype)
+        sizes = self.shapes(channels, at, tiling, np.dtype(dtype).itemsize)
+        self._products, *self._between, self._tiles = (context.empty(size, dtype) for size in sizes)
         self._views = functools.cache(self._make_views)
+
+    @staticmethod
+    def matrix(at: Matrix, dtype: str) -> np.ndarray:
+        """(m, alpha)."""
+        return as_array(at, dtype)
 
     @staticmethod
     def shapes(channels: int, at: Matrix, tiling: Tiling, item_bytes: int) -> tuple[tuple[int, ...], ...]:
@@ -237,11 +241,11 @@ class TileWriter:
     def write(self, out: np.ndarray, first: int, images: int, row: int, rows: int) -> None:
         """A^T M A of the block, cropped to the result."""
         _, columns, half, turned, tiles, placed = self._views(images, rows)
-        self._matmul(self._at, columns, out=half)
+        self._matmul(self._matrix, columns, out=half)
         if self._layout == "nchw":
-            self._matmul(turned, self._at.T, out=tiles)
+            self._matmul(turned, self._matrix.T, out=tiles)
         else:
-            self._matmul(self._at, turned, out=tiles)
+            self._matmul(self._matrix, turned, out=tiles)
         m, width = self._m, self._size[1]
         for i in range(m):
             top = row * m + i
@@ -257,7 +261,7 @@ class TileWriter:
         t = images * rows * across
         inner = self._products[:, : t * k]
         columns = inner.reshape(alpha, alpha, t * k).transpose(1, 0, 2)  # (column, row, T K)
-        half = self._half[:, : t * k].reshape(m, alpha, t * k)  # (i, column, T K)
+        half = self._between[0][:, : t * k].reshape(m, alpha, t * k)  # (i, column, T K)
         flat = self._tiles[:, : t * m * k]
         if self._layout == "nchw":
             products = inner.reshape(alpha * alpha, k, t)

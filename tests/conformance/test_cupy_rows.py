@@ -27,8 +27,8 @@ from convbench.devices.cuda_matmul import CudaMatmul
 from convbench.problem import LAYOUTS, ConvShape, Pass, Problem
 from convbench.registry import Context, Implementation, Run
 from convbench.testing import conformance
-from convbench.verify import Verifier
 from tests import fake_cupy
+from tests.cuda_checks import broken_promise
 from tests.fake_cupy import Fake
 
 ROWS = {name: row for name, row in conformance.built_in()[0].items() if isinstance(row, OnCupy)}
@@ -67,26 +67,15 @@ def on_fake(row: Implementation, fake: Fake) -> Implementation:
 
 def finding(row: Implementation, problem: Problem, weights: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """What is wrong, or None."""
-    contexts: list[CudaContext] = []
     fake = Fake()
     xp = fake_cupy.module(fake)
     monkeypatch.setitem(sys.modules, "cupy", xp)
 
     def context() -> CudaContext:
         fake.stream = None
-        contexts.append(CudaContext(xp, H200))
-        return contexts[-1]
+        return CudaContext(xp, H200)
 
-    try:
-        plan, verdict = Verifier(problem).verify(on_fake(row, fake), context, weights)
-    except Exception as broken:  # noqa: BLE001 - whatever breaks the promise is the finding
-        return f"raised {type(broken).__name__}: {broken}"
-    if plan is None:
-        return verdict.reason
-    estimate, taken = row.estimate(problem, weights), contexts[0].workspace_bytes
-    if taken > conformance.WORKSPACE_FACTOR * estimate + conformance.WORKSPACE_SLACK_BYTES:
-        return f"{taken} bytes of workspace were allocated, the estimate says {estimate}"
-    return None
+    return broken_promise(on_fake(row, fake), problem, weights, context)
 
 
 def test_the_readable_tier_is_there() -> None:

@@ -18,9 +18,9 @@ from convbench.devices.arrays import poison, storage
 from convbench.devices.base import make_plan
 from convbench.problem import ConvShape, Pass, Problem
 from convbench.testing import conformance
-from convbench.verify import Verifier
 from convbench.verify.inputs import usual_recipe
 from convbench.verify.reference import inputs_of
+from tests.cuda_checks import broken_promise
 from tests.cuda_on_cpu.emulated import EmulatedContext
 
 ROWS = {
@@ -71,22 +71,7 @@ def telling(row: CudaImplementation, of: dict[str, Problem], most: int) -> Itera
 
 def finding(row: CudaImplementation, problem: Problem, weights: str, order: int) -> str | None:
     """What is wrong, or None."""
-    contexts = []
-
-    def context() -> EmulatedContext:
-        contexts.append(EmulatedContext(gpu=GPU, order=order))
-        return contexts[-1]
-
-    try:
-        plan, verdict = Verifier(problem).verify(row, context, weights)
-    except Exception as broken:  # noqa: BLE001 - whatever breaks the promise is the finding
-        return f"raised {type(broken).__name__}: {broken}"
-    if plan is None:
-        return verdict.reason
-    estimate, taken = row.estimate(problem, weights), contexts[0].workspace_bytes
-    if taken > conformance.WORKSPACE_FACTOR * estimate + conformance.WORKSPACE_SLACK_BYTES:
-        return f"{taken} bytes of workspace were allocated, the estimate says {estimate}"
-    return None
+    return broken_promise(row, problem, weights, lambda: EmulatedContext(gpu=GPU, order=order))
 
 
 def test_there_are_rows() -> None:
