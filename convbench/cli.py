@@ -34,11 +34,21 @@ SuiteArgument = Annotated[
     typer.Argument(metavar="SUITE|DESCRIPTOR", help="A suite file, a built-in suite's name, or a benchdnn descriptor."),
 ]
 PassOption = Annotated[list[str] | None, typer.Option("--pass", help="fwd, bwd_data or bwd_weights; repeatable.")]
-DtypeOption = Annotated[list[str] | None, typer.Option("--dtype", help="float32, float64; repeatable.")]
+DtypeOption = Annotated[
+    list[str] | None, typer.Option("--dtype", help="float32, float64, float16, bfloat16, int8; repeatable.")
+]
 LayoutOption = Annotated[list[str] | None, typer.Option("--layout", help="nchw or nhwc; repeatable.")]
 WeightsOption = Annotated[list[str] | None, typer.Option("--weights", help="raw or packed; repeatable.")]
 ThreadsOption = Annotated[list[str] | None, typer.Option("--threads", help="A number of cores, or all; repeatable.")]
 BatchOption = Annotated[list[int] | None, typer.Option("--batch", help="Batch size; repeatable.")]
+SemanticsOption = Annotated[
+    list[str] | None,
+    typer.Option("--semantics", help="linear, binary, xnor, int8 ... (what is computed); repeatable."),
+]
+InputsOption = Annotated[
+    list[str] | None,
+    typer.Option("--inputs", help="What operands hold: normal, uniform, relu, integers, zeros; repeatable."),
+]
 ModeOption = Annotated[list[str] | None, typer.Option("--mode", help="hot or cold caches; repeatable.")]
 AlgorithmOption = Annotated[list[str] | None, typer.Option("--algorithm", help="Name or glob; repeatable.")]
 MatchOption = Annotated[str | None, typer.Option("--match", help="Only layers whose name contains this (or glob).")]
@@ -74,8 +84,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _shielded(argument: str) -> str:
-    """A descriptor may begin with its own `--dir=...`: a space before it keeps it from being read as an option."""
-    return f" {argument}" if re.match(r"--(dir|dt|stag|dtag|semantics)=", argument) else argument
+    """A descriptor may begin with its own `--dir=...`: a space before it keeps it from being read as an option.
+
+    `--semantics=` is an option of ours too: part of a descriptor where more follows.
+    """
+    return f" {argument}" if re.match(r"--(dir|dt|stag|dtag)=|--semantics=\S+\s", argument) else argument
 
 
 def command(name: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
@@ -126,6 +139,8 @@ def run(
     threads: ThreadsOption = None,
     batch: BatchOption = None,
     mode: ModeOption = None,
+    semantics: SemanticsOption = None,
+    inputs: InputsOption = None,
     algorithm: AlgorithmOption = None,
     match: MatchOption = None,
     seed: SeedOption = None,
@@ -143,7 +158,8 @@ def run(
     from convbench.suite import expansion_notes
 
     overrides = _overrides(
-        pass_, dtype, layout, weights, threads, batch, mode, algorithm, match, seed, quick, budget, device
+        pass_, dtype, layout, weights, threads, batch, mode, semantics, inputs, algorithm, match, seed, quick, budget,
+        device,
     )
     if resume is not None:
         if suite is not None or output is not None or overrides or dry_run:
@@ -342,6 +358,8 @@ def _overrides(*values: Any) -> dict[str, Any]:
         "threads",
         "batch",
         "mode",
+        "semantics",
+        "inputs",
         "algorithm",
         "match",
         "seed",

@@ -36,10 +36,32 @@ class Pass(StrEnum):
 
 
 class Semantics(StrEnum):
-    """Which function is computed: the linear convolution, or the XNOR-binary one."""
+    """Which function is computed. All but LINEAR are defined on float32 operands; `formats.py` has the parameters.
+
+    LINEAR              the convolution of the operands
+    BINARY              of their signs, +1 or -1: exact integers (Courbariaux et al. 2016)
+    XNOR                the same, times mean |w| of each filter and mean |x| under each window (Rastegari et al. 2016)
+    BINARY_WEIGHTS      of x and sign(w) mean |w| (Rastegari et al. 2016)
+    INT8                of the operands rounded to 8 bits: x with one scale and zero point, w with a scale per filter
+    FIXED16             of operands rounded to 16-bit fixed point, summed exactly, rounded once (Gupta et al. 2015)
+    FIXED16_STOCHASTIC  the same with stochastic instead of nearest rounding
+    DYNAMIC_FIXED       10-bit numbers with an exponent for each tensor, 12 bits in dw (Courbariaux et al. 2015)
+
+    sign(0) = +1; padding stands for the number 0, so it adds nothing to any sum.
+    """
 
     LINEAR = "linear"
     BINARY = "binary"
+    XNOR = "xnor"
+    BINARY_WEIGHTS = "binary_weights"
+    INT8 = "int8"
+    FIXED16 = "fixed16"
+    FIXED16_STOCHASTIC = "fixed16_stochastic"
+    DYNAMIC_FIXED = "dynamic_fixed"
+
+
+#: What the operands that are timed hold: `verify/inputs.py` makes them.
+INPUTS = ("normal", "uniform", "relu", "integers", "zeros")
 
 
 def as_pair(value: int | tuple[int, int] | list[int], name: str) -> Pair:
@@ -351,7 +373,7 @@ class Options:
         for name, allowed in (
             ("weights", ("raw", "packed")),
             ("mode", ("hot", "cold")),
-            ("inputs", ("normal",)),
+            ("inputs", INPUTS),
         ):
             if getattr(self, name) not in allowed:
                 raise ProblemError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")

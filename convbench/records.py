@@ -3,6 +3,7 @@
 Schema history
   1  2026-11  first: case, status, reason, samples, setup, memory, error, operations, environment, repeat command.
   2  2026-11  GPUs: device, launches; samples carry host_ns, sm_mhz and reasons (empty lists on a CPU).
+  3  2026-11  semantics beside the linear one: error.exact_ulp; options.inputs may be other than normal.
 
 Every earlier schema still reads (tests/golden), as a record of this one; an unknown newer one is RecordsError. A file
 whose last line was cut by a kill reads up to that line.
@@ -21,7 +22,7 @@ from convbench.descriptor import parse_descriptor, print_descriptor
 from convbench.errors import ConvbenchError, OutputError, RecordsError
 from convbench.problem import Case, Options
 
-SCHEMA = 2
+SCHEMA = 3
 STATUSES = ("ok", "unsupported", "unavailable", "wrong", "failed", "timed_out", "not_reached")
 
 
@@ -43,12 +44,17 @@ class Samples:
 
 @dataclass
 class Errors:
-    """How far the result was from the float64 oracle on normal inputs; None where nothing was compared."""
+    """How far the result was from the linear convolution in float64, on inputs as they are timed; None: not compared.
+
+    exact_ulp: of another semantics, how far from its own exact result, in units of the last place; bound_ratio then
+    is that distance over the allowed one.
+    """
 
     rel_l2: float | None = None
     max_abs: float | None = None
     max_ulp: float | None = None
     bound_ratio: float | None = None
+    exact_ulp: float | None = None
 
 
 @dataclass

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from convbench.errors import RegistrationError
+from convbench.formats import PASSES
 from convbench.problem import ITEM_BYTES, LAYOUTS, Pass, Problem, Semantics
 
 ALL_PASSES = (Pass.FORWARD, Pass.BACKWARD_DATA, Pass.BACKWARD_WEIGHTS)
@@ -182,6 +183,13 @@ def _check_contract(cls: type[Implementation]) -> None:
         values = getattr(cls, attribute)
         if not isinstance(values, tuple) or not values or not set(values) <= set(allowed):
             raise RegistrationError(f"{where}: {attribute} must be a tuple out of {allowed}, not {values!r}")
+    if cls.semantics is not Semantics.LINEAR:
+        for attribute, defined in (("passes", PASSES[cls.semantics]), ("dtypes", ("float32",))):
+            if not set(getattr(cls, attribute)) <= set(defined):
+                raise RegistrationError(
+                    f"{where}: semantics {cls.semantics} is defined for {attribute} out of {defined}, not "
+                    f"{getattr(cls, attribute)!r}"
+                )
     if cls.error_growth <= 0:
         raise RegistrationError(f"{where}: error_growth must be > 0, not {cls.error_growth}")
     for method in ("prepare", "workspace_estimate"):

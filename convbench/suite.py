@@ -4,7 +4,7 @@
 title: VGG-16, every convolution, forward and both gradients
 problems: [shapes/vgg16.yaml, 'ic64ih56oc64oh56kh3ph1n"conv"']     # files, or descriptors
 axes: {batch: [1], pass: [fwd, bwd_data, bwd_weights], dtype: [float32], layout: [nchw], weights: [raw],
-       threads: [all], mode: [hot]}
+       threads: [all], mode: [hot], semantics: [linear], inputs: [normal]}
 algorithms: ["*"]                        # names or globs over names; exclude: [...]
 baseline: [onednn, torch, im2col_numpy]  # the first that is available
 policy: {time_budget: 10 min, min_blocks: 8, min_time: 0.2 s, ci_target: 3 %, workspace_limit: 4 GiB, seed: 0}
@@ -113,6 +113,7 @@ class ProblemCase:
     seed: int
     label: str = ""
     count: int = 1
+    inputs: str = "normal"
 
 
 def is_descriptor(text: str) -> bool:
@@ -361,8 +362,8 @@ def _expand(suite: Suite, cores: int) -> tuple[list[ProblemCase], list[str]]:
     notes: dict[str, None] = {}
     for threads in axes["threads"]:  # outermost: another number of threads means other worker processes
         for entry in suite.entries:
-            for problem, weights, mode in _of_entry(entry, axes, suite.asked, notes):
-                key = ProblemCase(problem, weights, threads, mode, suite.policy.seed)
+            for problem, weights, mode, inputs in _of_entry(entry, axes, suite.asked, notes):
+                key = ProblemCase(problem, weights, threads, mode, suite.policy.seed, inputs=inputs)
                 old = cases.get(key)
                 cases[key] = _joined(old, entry) if old else replace(key, label=entry.label, count=entry.count)
     if not cases:
@@ -374,10 +375,10 @@ def _expand(suite: Suite, cores: int) -> tuple[list[ProblemCase], list[str]]:
 
 def _of_entry(
     entry: Entry, axes: Mapping[str, list[Any]], asked: set[str], notes: dict[str, None]
-) -> Iterable[tuple[Problem, str, str]]:
-    """(problem, weights, mode) for each combination of the axes that one layer takes part in."""
+) -> Iterable[tuple[Problem, str, str, str]]:
+    """(problem, weights, mode, inputs) for each combination of the axes that one layer takes part in."""
     own = {**axes, **{axis: values for axis, values in entry.axes.items() if axis not in asked}}
-    for axis in ("pass", "dtype", "layout"):
+    for axis in ("pass", "dtype", "layout", "semantics"):
         if axis not in entry.fixed:
             continue
         own[axis] = [entry.fixed[axis]]
@@ -385,15 +386,15 @@ def _of_entry(
             wanted = ", ".join(axes[axis])
             notes[f"{entry.label} is left out: its descriptor says {axis} {entry.fixed[axis]}, not {wanted}"] = None
             return
-    order = ("batch", "pass", "dtype", "layout", "weights", "mode")
-    for batch, pass_, dtype, layout, weights, mode in itertools.product(*(own[axis] for axis in order)):
+    order = ("batch", "pass", "dtype", "layout", "weights", "mode", "semantics", "inputs")
+    combinations = itertools.product(*(own[axis] for axis in order))
+    for batch, pass_, dtype, layout, weights, mode, semantics, inputs in combinations:
         if weights == "packed" and pass_ == Pass.BACKWARD_WEIGHTS:
             if own["weights"] == ["packed"]:
                 notes["bwd_weights with packed weights is left out: there are no weights to pack"] = None
             continue
         shape = entry.shape if batch is None else replace(entry.shape, n=batch)
-        semantics = Semantics(entry.fixed.get("semantics", Semantics.LINEAR))
-        yield Problem(shape, Pass(pass_), dtype, layout, semantics), weights, mode
+        yield Problem(shape, Pass(pass_), dtype, layout, Semantics(semantics)), weights, mode, inputs
 
 
 def _joined(old: ProblemCase, entry: Entry) -> ProblemCase:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from convbench.nearest import nearest
-from convbench.problem import ITEM_BYTES, LAYOUTS, Pass
+from convbench.problem import INPUTS, ITEM_BYTES, LAYOUTS, Pass, Semantics
 from convbench.quantities import fraction, seconds, size_bytes, whole
 from convbench.shapes import Count, Text, text
 
@@ -20,8 +20,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "layout": LAYOUTS,
     "weights": ("raw", "packed"),
     "mode": ("hot", "cold"),
+    "semantics": tuple(str(s) for s in Semantics),
+    "inputs": INPUTS,
 }
-AXES = ("batch", "pass", "dtype", "layout", "weights", "threads", "mode")
+AXES = ("batch", "pass", "dtype", "layout", "weights", "threads", "mode", "semantics", "inputs")
 DEFAULT_AXES: dict[str, list[Any]] = {
     "batch": [None],
     "pass": ["fwd"],
@@ -30,6 +32,8 @@ DEFAULT_AXES: dict[str, list[Any]] = {
     "weights": ["raw"],
     "threads": ["all"],
     "mode": ["hot"],
+    "semantics": ["linear"],
+    "inputs": ["normal"],
 }
 
 
@@ -129,6 +133,8 @@ class Axes(BaseModel):
     weights: Annotated[list[str] | None, _axis("weights")] = None
     threads: Annotated[list[int | str] | None, _axis("threads")] = None
     mode: Annotated[list[str] | None, _axis("mode")] = None
+    semantics: Annotated[list[str] | None, _axis("semantics")] = None
+    inputs: Annotated[list[str] | None, _axis("inputs")] = None
 
 
 class Sample(BaseModel):

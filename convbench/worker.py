@@ -174,14 +174,17 @@ class Worker:
             self.device.free_cached()
 
     def do_verify(
-        self, problem: str, implementation: str, weights: str, seed: int, workspace_limit: int, memory_bytes: int
+        self, problem: str, implementation: str, weights: str, seed: int, workspace_limit: int, memory_bytes: int,
+        inputs: str = "normal",
     ) -> None:
         """Prepares, verifies and keeps one case; a refusal is a status with its sentence."""
         if not self.on_gpu:
             lifeline.cap_memory(min(self.memory_bytes, lifeline.data_bytes() + memory_bytes))
-        self.emit(self._verify(problem, implementation, weights, seed, workspace_limit))
+        self.emit(self._verify(problem, implementation, weights, seed, inputs, workspace_limit))
 
-    def do_pilot(self, problem: str, implementation: str, weights: str, seed: int, measure: bool) -> None:
+    def do_pilot(
+        self, problem: str, implementation: str, weights: str, seed: int, measure: bool, inputs: str = "normal"
+    ) -> None:
         """Operations of a case and, if asked, the rate on the largest verified shape of its kind under 20 ms."""
         from convbench.descriptor import parse_descriptor
         from convbench.verify import Verifier
@@ -197,7 +200,7 @@ class Worker:
             small = shrink(target, budget)
             if chosen.why_not(small, weights) is not None:
                 break
-            verifier = Verifier(small, seed=seed, device=self.device)
+            verifier = Verifier(small, seed=seed, device=self.device, inputs=inputs)
             plan, verdict = verifier.verify(chosen, self._context, weights)
             if plan is None:
                 break
@@ -220,6 +223,7 @@ class Worker:
         first_block: int,
         loops: dict[str, int],
         energy_s: float = 0.0,
+        inputs: str = "normal",
     ) -> None:
         """Samples verified cases in blocks, then verifies each once more on fresh inputs."""
         from convbench.measure.sampler import SAMPLE_NS, WARM_WINDOW_NS, BlockSampler, Settings
@@ -231,7 +235,7 @@ class Worker:
         for name in implementations:
             self.emit({"ev": "at", "implementation": name})
             if name not in self.prepared:
-                event = self._verify(problem, name, weights, seed)
+                event = self._verify(problem, name, weights, seed, inputs)
                 if event["ev"] != "verified":
                     reason = f"when it was verified a second time: {event['reason']}"
                     self.emit({"ev": "lost", "implementation": name, "status": event["status"], "reason": reason})
@@ -361,18 +365,19 @@ class Worker:
         return functools.partial(ready.plan.run, a, b, out)
 
     def _verify(
-        self, problem: str, name: str, weights: str, seed: int, workspace_limit: int | None = None
+        self, problem: str, name: str, weights: str, seed: int, inputs: str = "normal",
+        workspace_limit: int | None = None,
     ) -> dict[str, Any]:
         from convbench.descriptor import parse_descriptor
         from convbench.errors import Unavailable, Unsupported
         from convbench.verify import Verifier
 
-        key = (problem, weights, seed)
+        key = (problem, weights, seed, inputs)
         if key != self.problem_key:
             self.prepared.clear()
             target = parse_descriptor(problem).problem
             self.timers.clear()
-            self.verifier = Verifier(target, seed=seed, cache_dir=self.cache_dir, device=self.device)
+            self.verifier = Verifier(target, seed=seed, cache_dir=self.cache_dir, device=self.device, inputs=inputs)
             self.problem_key = key
         target = self.verifier.problem
         chosen = self.catalog.implementations[name]

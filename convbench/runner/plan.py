@@ -28,7 +28,7 @@ class RunPlan:
 
     def cases(self, problem: ProblemCase) -> list[Case]:
         """One case per algorithm."""
-        options = Options(problem.weights, problem.threads, problem.mode, "normal", problem.seed)
+        options = Options(problem.weights, problem.threads, problem.mode, problem.inputs, problem.seed)
         return [Case(problem.problem, name, options, problem.label, problem.count) for name in self.algorithms]
 
     def to_json(self) -> str:
@@ -72,13 +72,14 @@ class RunPlan:
 
 
 def _plain(problem: ProblemCase) -> dict[str, Any]:
-    return {name: getattr(problem, name) for name in ("weights", "threads", "mode", "seed", "label", "count")}
+    return {name: getattr(problem, name) for name in ("weights", "threads", "mode", "seed", "label", "count", "inputs")}
 
 
 def repro_line(case: Case, device: str = "cpu") -> str:
     """The command that repeats one case."""
     o = case.options
     extra = "" if o.mode == "hot" else f" --mode {o.mode}"
+    extra += "" if o.inputs == "normal" else f" --inputs {o.inputs}"
     extra += "" if device == "cpu" else f" --device {device}"
     return (
         f"python -m convbench run '{print_descriptor(case.problem)}' --algorithm {case.implementation} "

@@ -196,6 +196,7 @@ class ProblemRun:
             implementation=name,
             weights=self.problem.weights,
             seed=self.problem.seed,
+            inputs=self.problem.inputs,
             **more,
         )
         return worker.next_event(self._timeout_s())
@@ -308,6 +309,7 @@ class ProblemRun:
                 implementations=members,
                 weights=self.problem.weights,
                 seed=self.problem.seed,
+                inputs=self.problem.inputs,
                 mode=self.problem.mode,
                 baseline=self._baseline(),
                 seconds=seconds,

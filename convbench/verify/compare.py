@@ -23,16 +23,21 @@ class CheckFailed(Exception):
 
 @dataclass
 class ErrorFigures:
-    """How far a result was from the oracle on normal inputs; None where nothing was compared."""
+    """How far a result was from the linear convolution's, by the oracle; None where nothing was compared.
+
+    Of another semantics, exact_ulp is how far it was from the exact result of that semantics, in units of the last
+    place, and bound_ratio that distance over the one that is allowed.
+    """
 
     rel_l2: float | None = None
     max_abs: float | None = None
     max_ulp: float | None = None
     bound_ratio: float | None = None
+    exact_ulp: float | None = None
 
     def widen(self, other: ErrorFigures) -> None:
         """Keeps the larger of each."""
-        for name in ("rel_l2", "max_abs", "max_ulp", "bound_ratio"):
+        for name in ("rel_l2", "max_abs", "max_ulp", "bound_ratio", "exact_ulp"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None:
                 setattr(self, name, theirs if mine is None else max(mine, theirs))

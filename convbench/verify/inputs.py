@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from convbench.devices.arrays import namespace, narrowed
-from convbench.problem import Pass, Problem
+from convbench.devices.arrays import as_real, namespace, narrowed
+from convbench.problem import INPUTS, Pass, Problem, Semantics
 from convbench.registry import Implementation
 from convbench.verify.tolerance import eps_of
 
@@ -26,6 +26,10 @@ from convbench.verify.tolerance import eps_of
 COEFFICIENT = 8
 #: Least number of products, on average, in a result of sparse integers that is still worth comparing.
 LEAST_PRODUCTS = 32
+#: Both zeros, both signs, ties of 12 fraction bits, the ends of <4, 12>, what lies beyond them, what is almost nothing.
+EDGES = (
+    0.0, -0.0, 1.0, -1.0, 2.0**-13, -3 * 2.0**-13, 0.5 + 2.0**-13, 8 - 2.0**-12, 8.0, -8.0, -8.5, 60.0, -100.0, 1e-30,
+)  # fmt: skip
 #: Share of -128 among the extremes of int8: products are (-128)^2 mostly.
 LEAST_SHARE = 15 / 16
 _EXACT_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
@@ -39,9 +43,10 @@ _HELD = {"tf32": (2047, 2047), "3xtf32": (4097, 2047)}
 class Recipe:
     """What the two operands hold; equal recipes give equal arrays, in both layouts.
 
-    kind "normal": standard normal. kind "integer": uniform in [-a_max, a_max] and [-b_max, b_max], and a share
-    1 - density of a is 0. kind "whole": uniform over all of int8. kind "extremes": -128 and 127, LEAST_SHARE of the
-    former.
+    kind "normal": standard normal. "uniform": in [-1, 1). "relu": normal, and a is max(a, 0) as behind a ReLU (dy:
+    half of it 0). "integers": whole numbers in [-4, 4]. "zeros". kind "integer": uniform in [-a_max, a_max] and
+    [-b_max, b_max], and a share 1 - density of a is 0. kind "whole": uniform over all of int8. kind "extremes": -128
+    and 127, LEAST_SHARE of the former. kind "edges": numbers at which low precision rounds, saturates or has no sign.
     """
 
     kind: str
@@ -50,6 +55,11 @@ class Recipe:
     a_max: int = 0
     b_max: int = 0
     density: float = 1.0
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether results on these are judged by the statistical bound."""
+        return self.kind in INPUTS
 
     @property
     def key(self) -> str:
@@ -66,13 +76,23 @@ def normal_recipe(seed: int) -> Recipe:
     return Recipe("normal", seed, seed)
 
 
-def usual_recipe(problem: Problem, seed: int) -> Recipe:
-    """What rows are timed with, and judged on beside chosen integers: normal operands; numbers from all of int8."""
-    return Recipe("whole", seed, seed) if problem.is_integer else normal_recipe(seed)
+def usual_recipe(problem: Problem, seed: int, inputs: str = "normal") -> Recipe:
+    """What rows are timed with, and judged on beside chosen integers: normal operands, or what `inputs` says.
+
+    Of int8 "normal" and "uniform" are numbers from all of it.
+    """
+    if problem.is_integer and inputs in ("normal", "uniform"):
+        return Recipe("whole", seed, seed)
+    return Recipe(inputs, seed, seed)
 
 
 def integer_recipe(implementation: Implementation, problem: Problem, seed: int) -> Recipe | None:
-    """The widest integer range in which `implementation` must be right to the last bit; None: there is none."""
+    """The widest integer range in which `implementation` must be right to the last bit; None: there is none.
+
+    Where the semantics is not linear: numbers at its edges.
+    """
+    if problem.semantics is not Semantics.LINEAR:
+        return Recipe("edges", seed, seed)
     if problem.is_integer:
         return Recipe("extremes", seed, seed)
     if implementation.exact_on_integers:
@@ -117,24 +137,48 @@ def make_inputs(problem: Problem, recipe: Recipe, xp: Any = np) -> tuple[Any, An
     Each library has generators of its own: equal recipes give equal arrays within one of them.
     """
     a = _fill(_logical(problem, problem.a_shape), problem.dtype, recipe, recipe.a_max, (recipe.seed_a, 0), xp)
+    if recipe.kind == "relu":
+        a = _rectified(a, problem, recipe, xp)
     b = _fill(_logical(problem, problem.b_shape), problem.dtype, recipe, recipe.b_max, (recipe.seed_b, 1), xp)
     if recipe.density < 1:
         a *= _generator((recipe.seed_a, 2), xp).random(a.shape) < recipe.density
     return to_layout(a, problem.layout), to_layout(b, problem.layout)
 
 
+#: Kinds that need a generator and a shape alone.
+_SIMPLE: dict[str, Any] = {
+    "uniform": lambda generator, shape, xp: 2 * generator.random(shape, dtype=np.float32) - 1,
+    "integers": lambda generator, shape, xp: generator.integers(-4, 4, shape, np.int32, endpoint=True),
+    "zeros": lambda generator, shape, xp: xp.zeros(shape, np.float32),
+    "edges": lambda generator, shape, xp: xp.asarray(EDGES, np.float32)[generator.integers(0, len(EDGES), shape)],
+}
+
+
 def _fill(
     shape: tuple[int, ...], dtype: str, recipe: Recipe, largest: int, seed: tuple[int, int], xp: Any
 ) -> Any:
     generator = _generator(seed, xp)
+    if recipe.kind in _SIMPLE:
+        return narrowed(_SIMPLE[recipe.kind](generator, shape, xp), dtype)
     if recipe.kind == "whole":
         return narrowed(generator.integers(-128, 127, shape, np.int32, endpoint=True), dtype)
     if recipe.kind == "extremes":
         return narrowed(xp.where(generator.random(shape) < LEAST_SHARE, -128, 127), dtype)
-    if recipe.kind == "normal":
+    if recipe.kind in ("normal", "relu"):
+        if dtype == "int8":  # a standard deviation of 32
+            return narrowed(xp.clip(xp.rint(32 * generator.standard_normal(shape, dtype=np.float32)), -128, 127), dtype)
         kind = np.float64 if dtype == "float64" else np.float32
         return narrowed(generator.standard_normal(shape, dtype=kind), dtype)
     return narrowed(generator.integers(-largest, largest, shape, np.int32, endpoint=True), dtype)
+
+
+def _rectified(a: Any, problem: Problem, recipe: Recipe, xp: Any) -> Any:
+    """x as a ReLU leaves it; of dy, what the gradient of a ReLU leaves: half of it."""
+    if problem.pass_ is Pass.BACKWARD_DATA:
+        kept = _generator((recipe.seed_a, 3), xp).random(a.shape) < 0.5
+    else:
+        kept = as_real(a) > 0
+    return a * kept  # bits of bfloat16 too: times 1 or 0
 
 
 def _generator(seed: tuple[int, int], xp: Any) -> Any:

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 
 from convbench.devices.arrays import as_real, widened
-from convbench.problem import ConvShape, Pass, Problem
+from convbench.problem import INPUTS, ConvShape, Pass, Problem, Semantics
 from convbench.verify.inputs import COEFFICIENT, Recipe, make_inputs, reduction_channels, to_logical
 from convbench.verify.oracle import convolve, sample
+from convbench.verify.semantics import meaning_of, results
 
 #: Multiply-adds up to which the oracle computes everything (about 0.1 s).
 FULL_MACS = 30_000_000
 SAMPLE_COUNT = 4096
 SAMPLE_MACS = 200_000_000
 #: Part of every file name: raise it when oracle or inputs change.
-VERSION = 1
+VERSION = 2
 _RESIDUES = 48  # lcm of 2, 3, 4, 6, 8, 16
 _MEMORY_BYTES = 768 << 20
 
@@ -44,6 +45,11 @@ class Reference:
     index: np.ndarray | None = None  # (4, COUNT) sampled positions
     sampled: np.ndarray | None = None  # (COUNT,)
     sampled_squares: np.ndarray | None = None  # (COUNT,)
+    # of semantics other than the linear one:
+    tolerance: np.ndarray | None = None  # how far each result, or each sample, may be from the exact one
+    plain: np.ndarray | None = None  # the linear convolution of the operands: all results, or the samples
+    channel: np.ndarray | None = None  # (K,) and (N, G, P, Q): factors of the exact sums that are projected
+    plane: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -116,20 +122,23 @@ def reference_of(
     reference = _load(path)
     if reference is None:
         a, b = operands_of(problem, recipe, xp)
-        reference = _whole(problem, recipe, a, b) if full else _partial(problem, recipe, a, b)
+        if problem.semantics is not Semantics.LINEAR:
+            reference = _whole_meant(problem, a, b) if full else _partial_meant(problem, recipe, a, b)
+        else:
+            reference = _whole(problem, recipe, a, b) if full else _partial(problem, recipe, a, b)
         _store(path, reference)
     CACHE.put(key, reference, reference.nbytes)
     return reference
 
 
 def _problem_key(problem: Problem) -> str:
-    return f"{problem.shape} {problem.pass_} {problem.dtype}"
+    return f"{problem.shape} {problem.pass_} {problem.dtype} {problem.semantics}"
 
 
 def _whole(problem: Problem, recipe: Recipe, a: np.ndarray, b: np.ndarray) -> Reference:
     want = convolve(problem.shape, problem.pass_, a, b)
     squares = None
-    if recipe.kind == "normal":
+    if recipe.is_bounded and not problem.is_integer:
         squares = convolve(problem.shape, problem.pass_, a, _square(b), square_a=True)
     return Reference(want=want, squares=squares)
 
@@ -142,12 +151,39 @@ def _partial(problem: Problem, recipe: Recipe, a: np.ndarray, b: np.ndarray) -> 
     reference.projected = _split(convolve(small, pass_, a, _contract(problem, b, vectors)), problem, 2)
     reference.index = sample_positions(problem)
     reference.sampled, squares = sample(shape, pass_, a, b, reference.index)
-    if recipe.kind == "normal":
+    if recipe.is_bounded and not problem.is_integer:
         reference.sampled_squares = squares
         ones = np.ones((shape.groups, 1, reduction_channels(problem)))
         contracted = _contract(problem, b, ones, square=True)
         summed = convolve(_projected_shape(shape, pass_, 1), pass_, a, contracted, square_a=True)
         reference.projected_squares = _split(summed, problem, 1)[0]
+    return reference
+
+
+def _whole_meant(problem: Problem, a: np.ndarray, b: np.ndarray) -> Reference:
+    shape, pass_ = problem.shape, problem.pass_
+    meaning = meaning_of(problem, a, b)
+    want = results(meaning, problem, convolve(shape, pass_, meaning.a, meaning.b))
+    squares = convolve(shape, pass_, meaning.a, _square(meaning.b), square_a=True) if meaning.statistical else None
+    return Reference(want=want, squares=squares, tolerance=meaning.relative * np.abs(want),
+                     plain=convolve(shape, pass_, a, b))  # fmt: skip
+
+
+def _partial_meant(problem: Problem, recipe: Recipe, a: np.ndarray, b: np.ndarray) -> Reference:
+    """The sample; and where sums can be told from results, a projection of all of them."""
+    shape, pass_ = problem.shape, problem.pass_
+    meaning = meaning_of(problem, a, b)
+    index = sample_positions(problem)
+    reference = Reference(index=index, channel=meaning.channel, plane=meaning.plane)
+    sums, squares = sample(shape, pass_, meaning.a, meaning.b, index)
+    reference.sampled = results(meaning, problem, sums, index)
+    reference.tolerance = meaning.relative * np.abs(reference.sampled)
+    reference.sampled_squares = squares if meaning.statistical else None
+    reference.plain = sample(shape, pass_, a, b, index)[0]
+    if meaning.linear and all(f is None or f.all() for f in (meaning.channel, meaning.plane)):
+        contracted = _contract(problem, meaning.b, coefficients(problem, recipe.kind))
+        small = _projected_shape(shape, pass_, 2)
+        reference.projected = _split(convolve(small, pass_, meaning.a, contracted), problem, 2)
     return reference
 
 
@@ -157,7 +193,7 @@ def coefficients(problem: Problem, kind: str) -> np.ndarray:
     size = (problem.shape.groups, 2, reduction_channels(problem))
     sizes = generator.integers(1, COEFFICIENT, size, endpoint=True)
     signs = generator.choice([-1.0, 1.0], size)
-    return signs if kind == "normal" else signs * sizes
+    return signs if kind in INPUTS else signs * sizes
 
 
 def project(result: Any, problem: Problem, vectors: np.ndarray) -> np.ndarray:

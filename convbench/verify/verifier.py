@@ -15,7 +15,7 @@ import numpy as np
 from convbench.devices.arrays import as_real, poison, poisoned, widened
 from convbench.devices.base import Plan, make_plan
 from convbench.devices.cpu import CpuDevice
-from convbench.problem import Problem
+from convbench.problem import Problem, Semantics
 from convbench.registry import Implementation
 from convbench.verify import compare
 from convbench.verify.buffers import Operands, same_bytes, timing_copies
@@ -29,6 +29,7 @@ from convbench.verify.reference import (
     project,
     reference_of,
 )
+from convbench.verify.semantics import sums_of
 from convbench.verify.squares import mixed_squares, sampled_squares
 from convbench.verify.tolerance import block_maximum, growth_of, storing_eps
 from convbench.verify.verdict import ALL_CHECKS, Verdict
@@ -49,6 +50,7 @@ class Verifier:
     `buffers.Operands` (fuzzing puts them against forbidden pages).
     device: whose memory that is, where inputs and oracle results are calculated and results are compared, and who
     waits for what run() has enqueued.
+    inputs: what operands hold that are timed (`problem.INPUTS`).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Verifier:
         full_macs: int = FULL_MACS,
         operands: Callable[[tuple[tuple[int, ...], ...], str, str], Any] | None = None,
         device: Any = None,
+        inputs: str = "normal",
     ) -> None:
         unknown = set(checks) - ALL_CHECKS
         if unknown:
@@ -68,6 +71,7 @@ class Verifier:
         self.problem = problem
         self.checks = checks
         self._seed = seed
+        self._kind = inputs
         self._cache_dir = cache_dir
         self._full_macs = full_macs
         self._device = device or CpuDevice()
@@ -105,7 +109,7 @@ class Verifier:
         fresh = self._seed_of(_FRESH)
         seed_b = self._seed_of(_FIRST) if plan.weights == "packed" else fresh
         try:
-            self._judge_usual(plan, usual_recipe(self.problem, fresh).with_seeds(fresh, seed_b), shift=1, runs=1)
+            self._judge_usual(plan, self._usual(fresh).with_seeds(fresh, seed_b), shift=1, runs=1)
         except CheckFailed as failed:
             return self._failed(failed)
         return self._verdict
@@ -116,7 +120,7 @@ class Verifier:
         b is what packed plans of `verify` were packed with.
         """
         if self._timing is None:
-            a, b = self._inputs(usual_recipe(self.problem, self._seed_of(_FIRST)))
+            a, b = self._inputs(self._usual(self._seed_of(_FIRST)))
             self._timing = timing_copies(a, b, self.problem.out_shape, self.problem.out_dtype)
             self._device.synchronize()
         return self._timing
@@ -130,11 +134,11 @@ class Verifier:
             if "other_inputs" not in self.checks:
                 plan = make_plan(implementation, self.problem, self._context(factory))
         if "normal" in self.checks:
-            self._judge_usual(plan, usual_recipe(self.problem, self._seed_of(_FIRST)), shift=1)
+            self._judge_usual(plan, self._usual(self._seed_of(_FIRST)), shift=1)
         return plan
 
     def _verify_packed(self, implementation: Implementation, factory: Callable[[], Any]) -> Plan:
-        first = usual_recipe(self.problem, self._seed_of(_FIRST))
+        first = self._usual(self._seed_of(_FIRST))
         plan = self._packed_plan(implementation, factory, first)
         if "normal" in self.checks:
             self._judge_usual(plan, first, shift=0)
@@ -184,6 +188,9 @@ class Verifier:
                 f"{implementation.name} reaches 1/4 for the sparsest of them; judged on normal inputs alone"
             )
         return recipe
+
+    def _usual(self, seed: int) -> Recipe:
+        return usual_recipe(self.problem, seed, self._kind)
 
     def _inputs(self, recipe: Recipe) -> tuple[Any, Any]:
         return inputs_of(self.problem, recipe, self._xp)
@@ -276,11 +283,11 @@ class Verifier:
     # ---- judging
 
     def _judge_usual(self, plan: Plan, recipe: Recipe, shift: int, runs: int = 2) -> None:
-        """On the inputs that a row is timed with: within its bound, in int8 exact.
+        """On the inputs that a row is timed with: within its bound, in int8 and of other semantics exact.
 
-        Of int8 no bound, no second seed and no footprint is of use: a result is right or it is not.
+        There no second seed and no footprint is of use: a result is right or it is not.
         """
-        if self.problem.is_integer:
+        if self.problem.is_integer or self.problem.semantics is not Semantics.LINEAR:
             self._judge_integer(plan, recipe, shift, runs)
         else:
             self._judge_normal(plan, recipe, shift, runs)
@@ -290,8 +297,9 @@ class Verifier:
         if recipe is None:
             return
         reference = self._reference(recipe)
+        compared = self._compare_integer if self.problem.semantics is Semantics.LINEAR else self._compare_meant
         for number, got in enumerate(self._runs(plan, recipe, shift, runs)):
-            self._second_run(number, self._compare_integer, plan.implementation, reference, got, recipe)
+            self._second_run(number, compared, plan.implementation, reference, got, recipe)
 
     def _compare_integer(
         self, implementation: Implementation, reference: Reference, got: Any, recipe: Recipe
@@ -316,8 +324,33 @@ class Verifier:
 
     def _keep_figures(self, got: Any, want: Any, recipe: Recipe) -> None:
         """Of int8 the error figures are those of the inputs that it is timed with, as of floats."""
-        if recipe.kind == "whole":
+        if recipe.kind == self._usual(0).kind:
             self._verdict.error.widen(compare.figures(got, want, np.zeros_like(want), self.problem.dtype))
+
+    def _compare_meant(
+        self, implementation: Implementation, reference: Reference, got: Any, recipe: Recipe
+    ) -> None:
+        """Results of another semantics: as exact as that is, and how far from the linear convolution."""
+        index, check, results = reference.index, "integer" if recipe.kind == "edges" else "normal", widened(got)
+        want, squares = reference.want, reference.squares
+        if index is not None:
+            check, results, want = "sample", results[tuple(index)], reference.sampled
+            squares = reference.sampled_squares
+        assert want is not None and reference.tolerance is not None and reference.plain is not None
+        tol = reference.tolerance
+        if squares is not None:
+            tol = tol + growth_of(implementation, self.problem) * np.sqrt(squares)
+        if check in self.checks:
+            compare.require_close(check, results, want, tol, self.problem, index)
+        if "projection" in self.checks and reference.projected is not None:
+            sums = sums_of(reference.channel, reference.plane, self.problem, widened(got))
+            projected = project(sums, self.problem, coefficients(self.problem, recipe.kind))
+            compare.require_projection("projection", projected, reference.projected, 0.0, self.problem)
+        if recipe.kind == self._usual(0).kind:
+            exact = compare.figures(results, want, tol, self.problem.dtype)
+            found = compare.figures(results, reference.plain, tol, self.problem.dtype)
+            found.bound_ratio, found.exact_ulp = exact.bound_ratio, exact.max_ulp
+            self._verdict.error.widen(found)
 
     def _judge_normal(self, plan: Plan, recipe: Recipe, shift: int, runs: int = 2) -> None:
         """Within the statistical bound; a first failure is repeated with a second seed before it is called wrong."""

@@ -326,7 +326,7 @@ class TestChoice:
             convbench.conv2d(X, W, algorithm="toy")
 
     def test_binary_needs_to_be_said(self, toys, toy):
-        toys("bits_toy_numpy", semantics=Semantics.BINARY)
+        toys("bits_toy_numpy", semantics=Semantics.BINARY, passes=(Pass.FORWARD,), dtypes=("float32",))
         for name in ("bits_toy_numpy", "bits"):
             with pytest.raises(UsageError, match=r'computes the binary convolution.*say semantics="binary"'):
                 convbench.conv2d(X, W, algorithm=name)

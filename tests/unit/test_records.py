@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from convbench.errors import OutputError, RecordsError
-from convbench.problem import Case, ConvShape, Options, Pass, Problem
+from convbench.problem import Case, ConvShape, Options, Pass, Problem, Semantics
 from convbench.records import SCHEMA, Errors, Record, RecordWriter, Samples, load_run, read_records
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -56,7 +57,17 @@ def a_gpu_record() -> Record:
     return record
 
 
-@pytest.mark.parametrize("record", [a_record(), a_gpu_record()], ids=["cpu", "cuda"])
+def a_binary_record() -> Record:
+    """Of another semantics and other inputs than usual, with the distance from its own exact result."""
+    record = a_record("binary_popcount_simd")
+    case = record.case
+    problem = Problem(case.problem.shape, Pass.FORWARD, "float32", "nhwc", Semantics.BINARY)
+    record.case = replace(case, problem=problem, options=replace(case.options, inputs="relu"))
+    record.arithmetic, record.error = "binary", Errors(0.6, 40.0, 1e7, 0.0, 0.0)
+    return record
+
+
+@pytest.mark.parametrize("record", [a_record(), a_gpu_record(), a_binary_record()], ids=["cpu", "cuda", "binary"])
 def test_a_record_comes_back_as_it_was(record):
     again = Record.from_json(record.to_json())
     assert again == record
@@ -81,7 +92,7 @@ def test_every_schema_still_reads(schema):
     records = read_records(GOLDEN / f"records_schema{schema}.jsonl")
     assert [r.status for r in records[:2]] == ["ok", "unsupported"]
     assert records[0] == a_record()
-    assert records[2:] == ([a_gpu_record()] if schema >= 2 else [])
+    assert records[2:] == [a_gpu_record(), a_binary_record()][: schema - 1]
 
 
 def test_a_newer_schema_is_refused_with_file_and_line(tmp_path):
