@@ -19,9 +19,9 @@ drawn at the element's index in logical (N, C, H, W) order, with the operand's s
 
 DYNAMIC_FIXED: an operand is clip(rint(v 2^(B-1-e)), -2^(B-1), 2^(B-1) - 1) 2^(e-B+1), B = 10, with the least exponent
 e that leaves at most one in OVERFLOW_ONE_IN of its elements with |v| >= 2^e (never below LEAST_EXPONENT). The result
-has B = 10 bits (dw: 12), the exponent `dynamic_result_exponent`, and an exact sum. Courbariaux, David and Bengio,
-"Training deep neural networks with low precision multiplications", arXiv 1412.7024, sections 5 and 6 (where overflow
-in earlier batches sets e).
+has B = 10 bits (dw: 12), the exponent of `dynamic_result_exponent`, and an exact sum that is rounded once. Courbariaux,
+David and Bengio, "Training deep neural networks with low precision multiplications", arXiv 1412.7024, sections 5 and 6
+(where overflow in earlier batches sets e).
 
 XNOR: alpha_k = mean of |w| over a filter, beta = mean of |x| over the channels of a group, averaged over the window
 (R S places, padding counted as 0); y = alpha_k * beta * (sum of the products of signs). Rastegari et al., "XNOR-Net",
@@ -31,6 +31,8 @@ Standard library only.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from convbench.problem import ITEM_BYTES, Pass, Problem, Semantics
 
@@ -93,9 +95,31 @@ def dynamic_bits(pass_: Pass) -> int:
     return UPDATE_BITS if pass_ is Pass.BACKWARD_WEIGHTS else DYNAMIC_BITS
 
 
-def dynamic_result_exponent(a: int, b: int, n: int) -> int:
-    """Exponent of a DYNAMIC_FIXED result from those of its operands: of standard normal ones 4 sqrt(n) fits."""
-    return a + b - 2 + half_log2(n)
+@dataclass(frozen=True)
+class DynamicOperand:
+    """A DYNAMIC_FIXED operand: its exponent, how many elements it has, and the sum of the squares of its whole numbers.
+
+    Whole numbers are those before the last factor 2^(exponent - DYNAMIC_BITS + 1).
+    """
+
+    exponent: int
+    size: int
+    squares: int
+
+
+def dynamic_result_exponent(a: DynamicOperand, b: DynamicOperand, n: int) -> int:
+    """Exponent of a DYNAMIC_FIXED result: the least e with 2^e >= 4 rms(a) rms(b) sqrt(n), in exact arithmetic.
+
+    Four standard deviations of a sum of n products with mean 0. a.exponent + b.exponent where an operand is all 0.
+    """
+    lift = a.exponent + b.exponent - 2 * (DYNAMIC_BITS - 1)  # a product of whole numbers is so many powers of two
+    need, have = 16 * n * a.squares * b.squares, a.size * b.size  # 4^(e - lift) have >= need
+    if not need:
+        return a.exponent + b.exponent
+    e = (need.bit_length() - have.bit_length()) // 2 - 1  # at most the right one, and hardly less
+    while 4 ** max(e, 0) * have < need * 4 ** max(-e, 0):
+        e += 1
+    return e + lift
 
 
 def weight_bytes(problem: Problem) -> int:

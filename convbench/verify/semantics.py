@@ -222,17 +222,18 @@ def _exponent(array: np.ndarray) -> int:
     return int(e)
 
 
-def _dynamic_operand(array: np.ndarray) -> tuple[np.ndarray, int]:
+def _dynamic_operand(array: np.ndarray) -> tuple[np.ndarray, formats.DynamicOperand]:
     e, limit = _exponent(array), 2 ** (formats.DYNAMIC_BITS - 1)
     scaled = array.astype(np.float64) * 2.0 ** (formats.DYNAMIC_BITS - 1 - e)
-    return np.clip(np.rint(scaled), -limit, limit - 1), e
+    whole = np.clip(np.rint(scaled), -limit, limit - 1)
+    return whole, formats.DynamicOperand(e, whole.size, int(np.square(whole).sum()))
 
 
 def _dynamic_fixed(problem: Problem, a: np.ndarray, b: np.ndarray) -> Meaning:
-    (whole_a, e_a), (whole_b, e_b) = _dynamic_operand(a), _dynamic_operand(b)
+    (whole_a, about_a), (whole_b, about_b) = _dynamic_operand(a), _dynamic_operand(b)
     bits = formats.dynamic_bits(problem.pass_)
-    e_out = formats.dynamic_result_exponent(e_a, e_b, problem.accumulation_length)
-    unit = 2.0 ** (e_a + e_b - 2 * (formats.DYNAMIC_BITS - 1))  # of a product
+    e_out = formats.dynamic_result_exponent(about_a, about_b, problem.accumulation_length)
+    unit = 2.0 ** (about_a.exponent + about_b.exponent - 2 * (formats.DYNAMIC_BITS - 1))  # of a product
     step = 2.0 ** (e_out - bits + 1)
     limit = 2 ** (bits - 1)
 
