@@ -1,4 +1,4 @@
-"""Implicit GEMM on a GPU's tensor cores (mma.sync): TF32, three products of TF32 for one of fp32, fp16, bfloat16.
+"""Implicit GEMM on a GPU's tensor cores (mma.sync): TF32, TF32 thrice, fp16, bfloat16, int8.
 
 Chetlur et al. 2014 (arXiv 1410.0759), section 3.2, for the algorithm; Markidis et al. 2018 (arXiv 1803.04014) and
 Ootomo and Yokota 2022 (arXiv 2203.03341) for the three products. Kernels: kernels/cuda/implicit_gemm_mma.cu (forward,
@@ -95,7 +95,7 @@ class ImplicitGemmMma(CudaImplementation):
     def _step(self, problem: Problem) -> int:
         """Products of the sum in one tile."""
         if problem.pass_ is Pass.BACKWARD_WEIGHTS:
-            return 32 if problem.item_bytes == 2 else 16
+            return 64 // problem.item_bytes
         return ROW_BYTES // problem.item_bytes
 
     def _tiles(self, problem: Problem, gpu: Gpu) -> tuple[list[Tile], list[Tile]]:
@@ -117,14 +117,15 @@ class ImplicitGemmMma(CudaImplementation):
             operands, launch = self._data(problem, cut)
         steps = (*operands.steps, launch)
         if cut.parts > 1:
-            operands.workspace["parts"] = Buffer((cut.parts, elements))
+            sums = "int32" if problem.is_integer else "float32"
+            operands.workspace["parts"] = Buffer((cut.parts, elements), sums)
             steps += (self._add_parts(elements, cut.parts),)
         return Program(steps, operands.filter_steps, operands.workspace)
 
     def _shared_bytes(self, problem: Problem, tile: Tile) -> int:
         if problem.pass_ is not Pass.BACKWARD_WEIGHTS:
             return tile.stages * (tile.m + tile.n) * ROW_BYTES + tile.m * PLACE_BYTES + self.aligned_bytes
-        pad = 0 if problem.item_bytes == 2 else 8  # floats that rows are longer
+        pad = 8 if problem.item_bytes == 4 else 0  # floats that rows are longer
         return tile.stages * self._step(problem) * (tile.m + tile.n + 2 * pad) * problem.item_bytes
 
     def _defines(self, tile: Tile) -> tuple[tuple[str, int], ...]:
@@ -289,6 +290,21 @@ class ImplicitGemmBf16Cuda(ImplicitGemmFp16Cuda):
     dtypes = ("bfloat16",)
     arithmetic = "bfloat16-acc32"
     code = 17
+
+
+@register
+class ImplicitGemmInt8Cuda(ImplicitGemmMma):
+    """int8 operands, exact sums in int32: nothing is rounded. Before sm_80 (sm_75) only the small tiles fit."""
+
+    name = "implicit_gemm_int8_cuda"
+    dtypes = ("int8",)
+    arithmetic = "int8-acc32"
+    least = (7, 5)
+    code = 8
+    tiles = (_large(2500.0), _middle(2300.0), Tile(64, 64, 1400.0, 0.35, (32, 32), 3))
+    weights_tiles = (Tile(128, 128, 1800.0, 1.0, (64, 32), 4), Tile(64, 64, 1100.0, 0.35, (32, 32), 3))
+    swept_tiles = (Tile(128, 64, 2000.0, 0.5, (64, 32), 4),)
+    swept_weights_tiles = (Tile(128, 64, 1500.0, 0.5, (64, 32), 4),)
 
 
 class ImplicitGemmWgmma(ImplicitGemmMma):

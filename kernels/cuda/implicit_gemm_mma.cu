@@ -1,10 +1,11 @@
-// Implicit GEMM on tensor cores, forward and backward data: implicit_gemm_{tf32,3xtf32,fp16,bf16}_cuda and
+// Implicit GEMM on tensor cores, forward and backward data: implicit_gemm_{tf32,3xtf32,fp16,bf16,int8}_cuda and
 // implicit_gemm_wgmma_{fp16,bf16}_cuda.
 //
 // As implicit_gemm.cu (Chetlur et al. 2014, arXiv 1410.0759, section 3.2), with mma.sync in place of FFMA. Source:
 // nhwc, the channels of a group `depth` apart and `depth` a multiple of 16 bytes; implicit_gemm_pack.cu makes that of
 // anything else. Filter: [group][row][tap][depth]. ARITHMETIC says what is multiplied:
 //
+//    8  signed bytes: m16n8k32 (before sm_80 four m8n8k16, which have the same registers), sums and results in int32
 //   16  half, 17 bfloat16: m16n8k16, float sums, results in the same type
 //   32  float rounded to TF32 (cvt.rna): m16n8k8
 //   96  float as the sum of two TF32 numbers: small*big + big*small + big*big, three m16n8k8, the product of the small
@@ -13,7 +14,7 @@
 //       by FADD.
 //
 // A block computes BLOCK_M x BLOCK_N results, a warp WARP_M x WARP_N. Tiles are rows of 128 bytes, eight chunks of 16:
-// 64 halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
+// 128 bytes, 64 halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
 // what is outside the image or beyond the sum. A thread copies one chunk column; its (r, s, c) is counted on, and which
 // of its rows are inside the image is found out once a tap. A fragment (ldmatrix) is read one step ahead of its
 // products. Registers are for sums and fragments: what is needed once a tap or after the sum waits in shared memory.
@@ -25,7 +26,7 @@
 //
 // Launch: grid (tiles_m * tiles_n * groups * phases, parts) with tiles_n innermost, BLOCK_M / WARP_M * BLOCK_N / WARP_N
 // warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 20 bytes of shared memory (the latter for the rows' places).
-// parts > 1: floats to `out` + part * out_elements (float), to be added by another kernel.
+// parts > 1: sums to `parts` + part * out_elements, to be added by another kernel.
 //
 // 128 x 256, 8 warps of 64 x 64: 192 KB in four stages, one block an SM; 128 x 128, 4 warps: 96 KB in three, two
 // blocks. Both: 8 warps an SM, at most 255 registers, 128 of them sums and 64 fragments. A step of 16 halves is 32 mma
@@ -89,7 +90,7 @@
 #define SOURCE_COPIES (BLOCK_M / COPY_ROWS)
 #define FILTER_COPIES (BLOCK_N / COPY_ROWS)
 #define FILTER_BIT 8             // of what is known of the rows that a thread copies
-#define STEPS 4                  // of two chunks: m16n8k16 for halves, m16n8k8 for floats
+#define STEPS 4                  // of two chunks: m16n8k32 for bytes, m16n8k16 for halves, m16n8k8 for floats
 #if WGMMA
 // Which row of the filter's tile lies in row i of shared memory.
 #define FILTER_ROW(i) ((i) / 128 * 128 + (i) % 8 / 2 * 32 + (i) % 128 / 8 * 2 + (i) % 2)
@@ -103,8 +104,8 @@
 #define BLOCKS_PER_SM (THREADS == 256 ? 1 : BLOCK_M == 128 ? 2 : 3)  // 255, 255, 168 registers
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
-implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict__ filter, Element* __restrict__ out,
-                  float* __restrict__ parts, Conv f, int pass, int nhwc, int tiles_m, int tiles_n, int depth,
+implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict__ filter, Result* __restrict__ out,
+                  Sum* __restrict__ parts, Conv f, int pass, int nhwc, int tiles_m, int tiles_n, int depth,
                   long long out_elements) {
     DYNAMIC_SHARED(unsigned char, dynamic);
 #if WGMMA  // its swizzling counts rows from multiples of 1024 bytes
@@ -257,14 +258,14 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
     };
 
     // ---- the sum
-    float sums[TILES_M][TILES_N][4];
+    Sum sums[TILES_M][TILES_N][4];
     accumulate<STAGES, STEPS>(sums, a, b, tile1 - tile0, load, read);
 #endif
     cp_async_wait_all();
 
     // ---- results: rows lane / 4 and 8 further of each tile, 2 * TILES_N neighbouring columns of each
     const int size_n = product.size_n, column_step = nhwc ? 1 : product.height * product.width;
-    const bool whole = nhwc && size_n % (gridDim.y > 1 ? 4 : CHUNK) == 0;  // 16 bytes at a time
+    const bool whole = nhwc && size_n % (gridDim.y > 1 ? 4 : 16 / (int)sizeof(Result)) == 0;  // 16 bytes at a time
     parts += blockIdx.y * out_elements;
 #if WGMMA
     constexpr int TOGETHER = 32, PIECES = BLOCK_N / 128;  // neighbouring columns of one thread, and how often
@@ -279,7 +280,7 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
         for (int lower = 0; lower < 2; ++lower) {
             const long long place = results[warp_m + i % TILES_M * 16 + lane / 4 + lower * 8];
             if (place < 0) continue;
-            float values[TOGETHER];
+            Sum values[TOGETHER];
 #pragma unroll
             for (int j = 0; j < TOGETHER; ++j) {
 #if WGMMA

@@ -1,4 +1,4 @@
-// Implicit GEMM on tensor cores, backward weights: implicit_gemm_{tf32,3xtf32,fp16,bf16}_cuda.
+// Implicit GEMM on tensor cores, backward weights: implicit_gemm_{tf32,3xtf32,fp16,bf16,int8}_cuda.
 //
 //   dw[k][r, s, c] = sum over pixels (image, p, q) of dy[pixel][k] * x[image, p * stride_h + r * dilation_h - pad_h,
 //                                                                      q * stride_w + s * dilation_w - pad_w][c]
@@ -8,6 +8,11 @@
 // pixel: the sum runs down the rows, and the fragments of mma.sync must be read transposed. ARITHMETIC as in
 // implicit_gemm_mma.cu.
 //
+//   bytes   64 pixels a tile. ldmatrix.trans brings pairs of channels, of two pixels in a register; two such registers
+//           hold four pixels of two neighbouring channels, which two PRMT take apart. The pixels of a register come in
+//           the same order for both operands. So row i of tile t is channel 16 * t + 2 * i (its upper half 1 further),
+//           columns are dealt out likewise, and the results of two column tiles are four neighbours. Rows of 64
+//           channels are half as long as the banks: chunk j of row i lies at j ^ (i / 2 % 4), else at j ^ (i % 8).
 //   halves  32 pixels a tile; chunk j of row i lies at j ^ (i % 8), so that the eight rows that ldmatrix.trans reads
 //           are in different banks.
 //   floats  16 pixels a tile, rows BLOCK + 8 floats long. ldmatrix transposes 16-bit elements only. Instead rows and
@@ -19,8 +24,8 @@
 // addresses are computed once. cp.async, STAGES tiles in flight, zeros outside the image and beyond the last pixel.
 //
 // Launch: grid (tiles_m * tiles_n * groups, parts), BLOCK_M / WARP_M * BLOCK_N / WARP_N warps, STAGES * BLOCK_K rows of
-// shared memory for both operands. There are few tiles and long sums, so the sum is usually cut into parts: floats to
-// `out` + part * out_elements, added by another kernel in a fixed order. Halves, 128 x 128: 4 warps of 64 x 64, 64 KB
+// shared memory for both operands. There are few tiles and long sums, so the sum is usually cut into parts: sums to
+// `parts` + part * out_elements, added by another kernel in a fixed order. Halves, 128 x 128: 4 warps of 64 x 64, 64 KB
 // in four stages, 2 blocks an SM, at most 255 registers. Floats: 8 warps of 64 x 32, 69 KB, 1 block. Bound: mma.sync;
 // floats: 128 bytes of shared memory a clock at its full rate.
 //
@@ -50,34 +55,38 @@
 
 #include "implicit_gemm_mma.cuh"
 
-#define HALVES (ARITHMETIC < 32)
-#define BLOCK_K (HALVES ? 32 : 16)
+#define BYTES (ARITHMETIC == 8)
+#define HALVES (ARITHMETIC == 16 || ARITHMETIC == 17)
+#define FLOATS (ARITHMETIC >= 32)
+#define BLOCK_K (4 * CHUNK)
 #define WARPS_M (BLOCK_M / WARP_M)
 #define THREADS (BLOCK_M / WARP_M * BLOCK_N / WARP_N * 32)
 #define TILES_M (WARP_M / 16)
 #define TILES_N (WARP_N / 8)
-#define PITCH_M (HALVES ? BLOCK_M : BLOCK_M + 8)  // elements from row to row
-#define PITCH_N (HALVES ? BLOCK_N : BLOCK_N + 8)
+#define PITCH_M (FLOATS ? BLOCK_M + 8 : BLOCK_M)  // elements from row to row
+#define PITCH_N (FLOATS ? BLOCK_N + 8 : BLOCK_N)
 #define STAGE_ELEMENTS (BLOCK_K * (PITCH_M + PITCH_N))
 #define LANES (THREADS / BLOCK_K)  // threads that copy one pixel
 #define COPIES_M (BLOCK_M / CHUNK / LANES)
 #define COPIES_N (BLOCK_N / CHUNK / LANES)
-#define STEPS 2  // m16n8k16 for halves, m16n8k8 for floats
+#define STEPS 2  // m16n8k32 for bytes, m16n8k16 for halves, m16n8k8 for floats
 #define BLOCKS_PER_SM (THREADS == 256 ? 1 : BLOCK_M == 128 ? 2 : 3)
 
-// Where a chunk of a row lies, in elements.
+// Where a chunk of a row of PITCH elements lies, in elements.
+template <int PITCH>
 __device__ __forceinline__ int chunk_at(int row, int chunk) {
-    return (HALVES ? chunk ^ row % 8 : chunk) * CHUNK;
+    const int swizzle = PITCH / CHUNK < 8 ? row / 2 % 4 : row % 8;
+    return (FLOATS ? chunk : chunk ^ swizzle) * CHUNK;
 }
 
 // A chunk some chunks further in the row: their number has none of the bits of the first chunk's.
 __device__ __forceinline__ int further(int at, int chunks) {
-    return HALVES ? at ^ chunks * CHUNK : at + chunks * CHUNK;
+    return FLOATS ? at + chunks * CHUNK : at ^ chunks * CHUNK;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
-implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restrict__ dy, Element* __restrict__ out,
-                          float* __restrict__ parts, Conv f, int pass, int nhwc, int tiles_m, int tiles_n, int x_depth,
+implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restrict__ dy, Result* __restrict__ out,
+                          Sum* __restrict__ parts, Conv f, int pass, int nhwc, int tiles_m, int tiles_n, int x_depth,
                           int dy_depth, long long out_elements) {
     DYNAMIC_SHARED(Element, shared);
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -116,9 +125,9 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
                            + copy_lane * CHUNK;
 
     auto load = [&](int stage) {
-        const int first_chunk = chunk_at(copy_row, copy_lane);
-        const int to_m = stage * STAGE_ELEMENTS + copy_row * PITCH_M + first_chunk;
-        const int to_n = stage * STAGE_ELEMENTS + BLOCK_K * PITCH_M + copy_row * PITCH_N + first_chunk;
+        const int to_m = stage * STAGE_ELEMENTS + copy_row * PITCH_M + chunk_at<PITCH_M>(copy_row, copy_lane);
+        const int to_n = stage * STAGE_ELEMENTS + BLOCK_K * PITCH_M + copy_row * PITCH_N
+                         + chunk_at<PITCH_N>(copy_row, copy_lane);
         const bool within = pixel.high < f.n;
         const int u = pixel.middle * f.stride_h - f.pad_h, v = pixel.low * f.stride_w - f.pad_w;
         const Element* const x_at = x + ((long long)pixel.high * f.h + u) * row_stride + v * pixel_stride
@@ -141,12 +150,30 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
     const int warp_m = warp % WARPS_M * WARP_M, warp_n = warp / WARPS_M * WARP_N;
     unsigned a[2][TILES_M][4], b[2][TILES_N / 2][4];
     auto read = [&](int to, int stage, int step) {
-#if HALVES
+#if BYTES
+        const int at_m = stage * STAGE_ELEMENTS + step * 32 * PITCH_M
+                         + (lane * PITCH_M + chunk_at<PITCH_M>(lane, warp_m / CHUNK));
+        const int at_n = stage * STAGE_ELEMENTS + (BLOCK_K * PITCH_M + step * 32 * PITCH_N)
+                         + (lane * PITCH_N + chunk_at<PITCH_N>(lane, warp_n / CHUNK));
+        unsigned pairs[4];  // of channels, from pixels 0 to 7, 8 to 15, 16 to 23, 24 to 31
+#pragma unroll
+        for (int i = 0; i < TILES_M; ++i) {
+            ldmatrix_x4_trans(pairs, shared + further(at_m, i));
+            a[to][i][0] = __byte_perm(pairs[0], pairs[1], 0x6420), a[to][i][1] = __byte_perm(pairs[0], pairs[1], 0x7531);
+            a[to][i][2] = __byte_perm(pairs[2], pairs[3], 0x6420), a[to][i][3] = __byte_perm(pairs[2], pairs[3], 0x7531);
+        }
+#pragma unroll
+        for (int j = 0; j < TILES_N / 2; ++j) {
+            ldmatrix_x4_trans(pairs, shared + further(at_n, j));
+            b[to][j][0] = __byte_perm(pairs[0], pairs[1], 0x6420), b[to][j][1] = __byte_perm(pairs[2], pairs[3], 0x6420);
+            b[to][j][2] = __byte_perm(pairs[0], pairs[1], 0x7531), b[to][j][3] = __byte_perm(pairs[2], pairs[3], 0x7531);
+        }
+#elif HALVES
         const int row_m = lane % 8 + lane / 16 * 8, row_n = lane % 16;
         const int at_m = stage * STAGE_ELEMENTS + step * 16 * PITCH_M
-                         + (row_m * PITCH_M + chunk_at(row_m, warp_m / 8 + lane / 8 % 2));
+                         + (row_m * PITCH_M + chunk_at<PITCH_M>(row_m, warp_m / 8 + lane / 8 % 2));
         const int at_n = stage * STAGE_ELEMENTS + (BLOCK_K * PITCH_M + step * 16 * PITCH_N)
-                         + (row_n * PITCH_N + chunk_at(row_n, warp_n / 8 + lane / 16));
+                         + (row_n * PITCH_N + chunk_at<PITCH_N>(row_n, warp_n / 8 + lane / 16));
 #pragma unroll
         for (int i = 0; i < TILES_M; ++i) ldmatrix_x4_trans(a[to][i], shared + further(at_m, i * 2));
 #pragma unroll
@@ -176,16 +203,18 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
     };
 
     // ---- the sum
-    float sums[TILES_M][TILES_N][4];
+    Sum sums[TILES_M][TILES_N][4];
     accumulate<STAGES, STEPS>(sums, a, b, tile1 - tile0, load, read);
     cp_async_wait_all();
 
-    // ---- results: a thread has pairs (halves) or fours (floats) of neighbouring columns, which share their tap
+    // ---- results: a thread has pairs (halves) or fours of neighbouring columns, which share their tap
     const int taps = f.r * f.s, column_step = nhwc ? 1 : taps;
     constexpr int TOGETHER = HALVES ? 2 : 4, GROUPS = 2 * TILES_N / TOGETHER;
 #pragma unroll
     for (int g = 0; g < GROUPS; ++g) {
-#if HALVES
+#if BYTES
+        const int n = n0 + warp_n + g * 16 + lane % 4 * 4;
+#elif HALVES
         const int n = n0 + warp_n + g * 8 + lane % 4 * 2;
 #else
         const int n = n0 + warp_n + (lane % 4 * 2 + g % 2) * 4 + g / 2 * 32;
@@ -195,16 +224,24 @@ implicit_gemm_mma_weights(const Element* __restrict__ x, const Element* __restri
         const int column = nhwc ? tap * cg + c : c * taps + tap;
 #pragma unroll
         for (int i = 0; i < 2 * TILES_M; ++i) {  // tile i / 2, upper or lower row
-#if HALVES
+#if BYTES
+            const int m = m0 + warp_m + i / 2 * 16 + lane / 4 * 2 + i % 2;
+#elif HALVES
             const int m = m0 + warp_m + i / 2 * 16 + lane / 4 + i % 2 * 8;
 #else
             const int m = m0 + warp_m + lane / 4 * 4 + i % 4 + i / 4 * 32;
 #endif
             if (m >= kg) continue;
-            float values[TOGETHER];
+            Sum values[TOGETHER];
 #pragma unroll
             for (int j = 0; j < TOGETHER; ++j) {
-                values[j] = HALVES ? sums[i / 2][g][i % 2 * 2 + j] : sums[i / 2][g / 2 * 4 + j][i % 2 * 2 + g % 2];
+#if BYTES
+                values[j] = sums[i / 2][2 * g + j % 2][i % 2 * 2 + j / 2];
+#elif HALVES
+                values[j] = sums[i / 2][g][i % 2 * 2 + j];
+#else
+                values[j] = sums[i / 2][g / 2 * 4 + j][i % 2 * 2 + g % 2];
+#endif
             }
             const long long to = (long long)(group * kg + m) * (taps * cg) + column;
             if (gridDim.y > 1) {

@@ -7,9 +7,9 @@
 //                     the group. Taps in the order of tap_position(). What lies beyond rows and depth stays as it is.
 //   pack_activations  x[N,C,H,W] or x[N,H,W,C] -> [N,H,W][group][length of a group's channels], zeros beyond them
 //   add_parts         parts[count][elements] -> out[elements], summed in float in the order of the parts, then rounded
-//                     to OUTPUT: 16 half, 17 bfloat16 (partial_sums.cu does it for float)
+//                     to OUTPUT: 16 half, 17 bfloat16 (partial_sums.cu does it for float); OUTPUT 8: all in int32
 //
-// BYTES: of an element (2 or 4); values are only moved. Tiles of 32 x 32 go through shared memory with 33 columns, so
+// BYTES: of an element (1, 2 or 4); values are only moved. Tiles of 32 x 32 go through shared memory with 33 columns, so
 // that both sides of a transposition are read and written in whole lines. Launch: pack_filter grid (groups * tiles of
 // K/G, tiles of C/G * R * S); pack_activations grid (images * groups * tiles of pixels, tiles of channels); both blocks
 // of 32 x 8. add_parts: blocks of 256. Bound: memory; an H200 moves a filter of 512 x 512 x 3 x 3 floats in about 6 us.
@@ -31,7 +31,9 @@
 
 #if !OUTPUT
 
-#if BYTES == 2
+#if BYTES == 1
+typedef unsigned char Word;
+#elif BYTES == 2
 typedef unsigned short Word;
 #else
 typedef unsigned Word;
@@ -92,19 +94,24 @@ pack_activations(const Word* __restrict__ x, Word* __restrict__ packed, int pixe
 
 #else
 
-#if OUTPUT == 16
+#if OUTPUT == 8
+typedef int Output, Sum;
+__device__ __forceinline__ Output rounded(int x) { return x; }
+#elif OUTPUT == 16
 typedef __half Output;
+typedef float Sum;
 __device__ __forceinline__ Output rounded(float x) { return __float2half_rn(x); }
 #else
 typedef __nv_bfloat16 Output;
+typedef float Sum;
 __device__ __forceinline__ Output rounded(float x) { return __float2bfloat16_rn(x); }
 #endif
 
 extern "C" __global__ void __launch_bounds__(256)
-add_parts(const float* __restrict__ parts, Output* __restrict__ out, long long elements, int count) {
+add_parts(const Sum* __restrict__ parts, Output* __restrict__ out, long long elements, int count) {
     const long long i = (long long)blockIdx.x * 256 + threadIdx.x;
     if (i >= elements) return;
-    float sum = parts[i];
+    Sum sum = parts[i];
     for (int part = 1; part < count; ++part) sum += parts[part * elements + i];
     out[i] = rounded(sum);
 }

@@ -401,6 +401,12 @@ EMULATOR_MMA(mma_f16_16816, 0, float)
 EMULATOR_MMA(mma_bf16_16816, 1, float)
 EMULATOR_MMA(mma_tf32_1688, 2, float)
 EMULATOR_MMA(mma_s8_16832, 3, int)
+inline void mma_s8_8816(int (&d)[2], unsigned a, unsigned b, EMULATOR_PLACE) {  // the upper left of m16n8k32
+    int all[4] = {d[0], d[1], 0, 0};
+    const unsigned rows[4] = {a, 0, 0, 0}, columns[2] = {b, 0};
+    emulator_mma(3, all, rows, columns, file, line);
+    d[0] = all[0], d[1] = all[1];
+}
 EMULATOR_MMA(mma_b1_and_168256, 4, int)
 EMULATOR_MMA(mma_b1_xor_168256, 5, int)
 #undef EMULATOR_MMA

@@ -12,7 +12,8 @@
 //   ldmatrix_x1, _x2, _x4(r, row)  8x8 tiles of 16-bit elements; lane l gives the row l % 8 of tile l / 8; [_trans]
 //   mma_f16_16816(d, a, b)         d (16x8) += a (16x16) b (16x8), float accumulators; mma_bf16_16816 likewise
 //   mma_tf32_1688(d, a, b)         d (16x8) += a (16x8) b (8x8)
-//   mma_s8_16832(d, a, b)          d (16x8, int) += a (16x32) b (32x8)
+//   mma_s8_16832(d, a, b)          d (16x8, int) += a (16x32) b (32x8); mma_s8_quarters: the same before sm_80
+//   mma_s8_8816(d, a, b)           d (8x8, int) += a (8x16) b (16x8)
 //   mma_b1_and_168256(d, a, b)     d (16x8, int) += popcount(a (16x256 bits) & b (256x8 bits)); mma_b1_xor_168256
 //   to_tf32(x)                     bits of x rounded to 10 bits of mantissa, ties away from zero
 //   copies_are_asynchronous()      false where cp_async_* copy at once (before sm_80)
@@ -128,6 +129,11 @@ __device__ __forceinline__ void mma_f16_16816(float (&d)[4], const unsigned (&a)
 #endif
 }
 
+__device__ __forceinline__ void mma_s8_8816(int (&d)[2], unsigned a, unsigned b) {
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
+                 : "+r"(d[0]), "+r"(d[1]) : "r"(a), "r"(b));
+}
+
 #if __CUDA_ARCH__ >= 800
 
 __device__ __forceinline__ void mma_bf16_16816(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
@@ -171,3 +177,14 @@ __device__ __forceinline__ unsigned to_tf32(float x) {
 #else
 #include "emulator.h"
 #endif
+
+// mma_s8_16832 by quarters: upper and lower rows, two halves of k, which have the same registers.
+__device__ __forceinline__ void mma_s8_quarters(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        int half[2] = {d[2 * row], d[2 * row + 1]};
+        mma_s8_8816(half, a[row], b[0]);
+        mma_s8_8816(half, a[row + 2], b[1]);
+        d[2 * row] = half[0], d[2 * row + 1] = half[1];
+    }
+}

@@ -1,23 +1,29 @@
 // What the implicit GEMM kernels on tensor cores share: element types, products of a warp's fragments, stores.
-// ARITHMETIC: 16 half, 17 bfloat16, 32 TF32, 96 three products of TF32 (see implicit_gemm_mma.cu).
+// ARITHMETIC: 8 int8, 16 half, 17 bfloat16, 32 TF32, 96 three products of TF32 (see implicit_gemm_mma.cu).
 #pragma once
 #include "device.cuh"
 
-#if ARITHMETIC == 16
-typedef __half Element;
+// Sum: what products are added in, also where a sum is cut into parts; Result: what is stored.
+#if ARITHMETIC == 8
+typedef signed char Element;
+typedef int Sum, Result;
+#elif ARITHMETIC == 16
+typedef __half Element, Result;
+typedef float Sum;
 #elif ARITHMETIC == 17
-typedef __nv_bfloat16 Element;
+typedef __nv_bfloat16 Element, Result;
+typedef float Sum;
 #else
-typedef float Element;
+typedef float Element, Sum, Result;
 #endif
 #define CHUNK ((int)(16 / sizeof(Element)))  // elements of 16 bytes
 
 template <int M, int N>
-__device__ __forceinline__ void clear(float (&sums)[M][N][4]) {
+__device__ __forceinline__ void clear(Sum (&sums)[M][N][4]) {
 #pragma unroll
     for (int i = 0; i < M; ++i) {
 #pragma unroll
-        for (int j = 0; j < N; ++j) sums[i][j][0] = sums[i][j][1] = sums[i][j][2] = sums[i][j][3] = 0.0f;
+        for (int j = 0; j < N; ++j) sums[i][j][0] = sums[i][j][1] = sums[i][j][2] = sums[i][j][3] = 0;
     }
 }
 
@@ -51,7 +57,7 @@ __device__ __forceinline__ void split(unsigned (&big)[COUNT], unsigned (&small)[
 
 // sums += a b: M tiles of 16 rows, N of 8 columns. b holds pairs of column tiles.
 template <int M, int N>
-__device__ __forceinline__ void multiply(float (&sums)[M][N][4], const unsigned (&a)[M][4],
+__device__ __forceinline__ void multiply(Sum (&sums)[M][N][4], const unsigned (&a)[M][4],
                                          const unsigned (&b)[N / 2][4]) {
 #if ARITHMETIC == 96
     unsigned b_big[N][2], b_small[N][2];
@@ -92,7 +98,11 @@ __device__ __forceinline__ void multiply(float (&sums)[M][N][4], const unsigned 
         }
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-#if ARITHMETIC == 16
+#if ARITHMETIC == 8 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+            mma_s8_quarters(sums[i][j], rows, columns[j]);
+#elif ARITHMETIC == 8
+            mma_s8_16832(sums[i][j], rows, columns[j]);
+#elif ARITHMETIC == 16
             mma_f16_16816(sums[i][j], rows, columns[j]);
 #elif ARITHMETIC == 17
             mma_bf16_16816(sums[i][j], rows, columns[j]);
@@ -108,7 +118,7 @@ __device__ __forceinline__ void multiply(float (&sums)[M][N][4], const unsigned 
 // read(to, stage, step) takes from there to a[to], b[to]; each step of a tile is read while the one before is
 // multiplied.
 template <int COUNT, int STEPS_A_TILE, int M, int N, class Load, class Read>
-__device__ __forceinline__ void accumulate(float (&sums)[M][N][4], const unsigned (&a)[2][M][4],
+__device__ __forceinline__ void accumulate(Sum (&sums)[M][N][4], const unsigned (&a)[2][M][4],
                                            const unsigned (&b)[2][N / 2][4], int tiles, Load& load, Read& read) {
     clear(sums);
 #if ARITHMETIC == 96
@@ -156,6 +166,7 @@ __device__ __forceinline__ void accumulate(float (&sums)[M][N][4], const unsigne
 // ---- stores of a thread's neighbouring results; room: how many of them exist; together: they are neighbours in
 // memory, and aligned, so that up to 16 bytes may go at once
 
+__device__ __forceinline__ int rounded(int x, const int*) { return x; }
 __device__ __forceinline__ float rounded(float x, const float*) { return x; }
 __device__ __forceinline__ __half rounded(float x, const __half*) { return __float2half_rn(x); }
 __device__ __forceinline__ __nv_bfloat16 rounded(float x, const __nv_bfloat16*) { return __float2bfloat16_rn(x); }
@@ -165,8 +176,8 @@ template <> struct Word<4> { typedef unsigned Type; };
 template <> struct Word<8> { typedef uint2 Type; };
 template <> struct Word<16> { typedef uint4 Type; };
 
-template <class T, int COUNT>
-__device__ __forceinline__ void store(T* to, const float (&values)[COUNT], int room, int step, bool together) {
+template <class T, class Value, int COUNT>
+__device__ __forceinline__ void store(T* to, const Value (&values)[COUNT], int room, int step, bool together) {
     constexpr int BYTES = COUNT * (int)sizeof(T) < 16 ? COUNT * (int)sizeof(T) : 16, WIDTH = BYTES / (int)sizeof(T);
     if (together) {
 #pragma unroll

@@ -40,6 +40,7 @@ PROBE(mma_f16_16816, float)
 PROBE(mma_bf16_16816, float)
 PROBE(mma_tf32_1688, float)
 PROBE(mma_s8_16832, int)
+PROBE(mma_s8_quarters, int)
 PROBE(mma_b1_and_168256, int)
 PROBE(mma_b1_xor_168256, int)
 
