@@ -5,7 +5,7 @@ axis that is a list of (tap, input index) for every output index; positions with
 class, and a pair of classes, one per axis, is one brgemm: its taps are the segments, its pixels the rows. Taps that
 fall on padding, or between the pixels of a strided gradient, are in no list, so they cost nothing and need no padded
 copy. Where that would leave many classes with few pixels each (large filters on small images), the input is padded in
-a strip.
+a strip. Operands in float16 become float32 in strips too, and results leave through a buffer.
 
 This module plans (NumPy only); `_gemm_simd_tasks` runs.
 """
@@ -121,14 +121,16 @@ class Plan:
     """Tables of one problem.
 
     left, columns: the input columns that are read. padded: taps outside the image are read (as zeros). strip: input is
-    copied (nchw or padded). block: channels between two accumulations. kinds: for each kind of tile its groups of
-    pixels, as (pairs (rows, 2), segments (count, 2), segments of the last block, depth, depth of the last block).
+    copied (nchw, padded or converted). held: results are gathered in a buffer before they are written (nchw or
+    converted). block: channels between two accumulations. kinds: for each kind of tile its groups of pixels, as (pairs
+    (rows, 2), segments (count, 2), segments of the last block, depth, depth of the last block).
     """
 
     geometry: Geometry
     nchw: bool
     padded: bool
     strip: bool
+    held: bool
     left: int
     columns: int
     block: int
@@ -148,8 +150,8 @@ class Plan:
 
     @property
     def result_floats(self) -> int:
-        """Of one thread's block of results (nchw only)."""
-        return max(t.count for t in self.tiles) * self.geometry.width * self.width if self.nchw else 0
+        """Of one thread's block of results."""
+        return max(t.count for t in self.tiles) * self.geometry.width * self.width if self.held else 0
 
     @property
     def packed_floats(self) -> int:
@@ -185,7 +187,8 @@ class _Planner:
         self.g, self.nchw = Geometry.of(problem), problem.layout == "nchw"
         self.panel, self.rows_of_block, self.threads, self.padded = width, rows, threads, padded
         self.axes = axis(problem, 0, padded), axis(problem, 1, padded)
-        self.strip = self.nchw or padded
+        self.held = self.nchw or problem.dtype != "float32"
+        self.strip = self.held or padded
         self.filter_columns = problem.shape.s
         left, right = self.axes[1].reach(0, self.g.width)
         self.left, self.columns = (left, right - left) if padded else (0, self.g.a_width)
@@ -222,8 +225,9 @@ class _Planner:
                 kinds.append(self._kind(first, end, top))
             tiles.append(Tile(first, end - first, top, bottom - top, known[key]))
         return Plan(
-            self.g, self.nchw, self.padded, self.strip, self.left, self.columns, self.block, self.panel, tiles, kinds
-        )
+            self.g, self.nchw, self.padded, self.strip, self.held, self.left, self.columns, self.block, self.panel,
+            tiles, kinds,
+        )  # fmt: skip
 
     def _cut(self) -> list[tuple[int, int]]:
         """Output rows of the tiles: as few as the budget and the threads allow."""
@@ -245,7 +249,7 @@ class _Planner:
     def _kind(self, first: int, end: int, top: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int, int]]:
         g, groups = self.g, []
         last = g.channels - (-(-g.channels // self.block) - 1) * self.block
-        out_pixel = self.panel if self.nchw else g.filters * g.groups
+        out_pixel = self.panel if self.held else g.filters * g.groups
         for h_taps, hs in self.axes[0].classes(first, end).items():
             for w_taps, ws in self.axes[1].classes(0, g.width).items():
                 a_h = np.array([self.axes[0].base(h) - top for h in hs]) * self.columns

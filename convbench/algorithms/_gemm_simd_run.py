@@ -13,7 +13,7 @@ from convbench.problem import Pass, Problem
 from convbench.registry import Context, Run
 from convbench.simd.driver import Runner
 from convbench.simd.kernels import gemm, gemm_pixels, pack
-from convbench.simd.kernels.transpose import transpose
+from convbench.simd.kernels.transpose import conversions
 from convbench.simd.target import Target
 
 #: Filters of more bytes than this are fetched ahead: smaller ones stay in the second-level cache by themselves.
@@ -51,12 +51,12 @@ def prepare_products(problem: Problem, context: Context, weights: Any, target: T
     strip = -(-made.strip_floats // 16) * 16
     values: dict[str, int] = {
         "packed": address_of(packed), "tiles": tables.ctypes.data, "scratch": address_of(scratch),
-        "per_thread": per_thread, "strip": strip, "nchw": made.nchw, "padded": made.padded,
+        "per_thread": per_thread, "strip": strip, "nchw": made.nchw, "held": made.held, "padded": made.padded,
         "groups": g.groups, "tile_count": len(made.tiles), "chunks": chunks, "panels": made.panels,
         "width": made.width, "channels": g.channels, "filters": g.filters, "taps": g.taps, "block": made.block,
         "a_height": g.a_height, "a_width": g.a_width, "height": g.height, "out_width": g.width, "left": made.left,
         "columns": made.columns, "rows_of_block": shape.rows,
-        "kernel": gemm_pixels.pixels(target, shape, _follows(made)).address, "transpose": transpose(target).address,
+        "kernel": gemm_pixels.pixels(target, shape, _follows(made)).address, **conversions(target, problem.dtype),
         "ahead": int(packed.nbytes > AHEAD_BYTES),
         "pack_table": order.ctypes.data, **_packing(problem, target),
     }  # fmt: skip
@@ -141,19 +141,19 @@ def _packing_order(made: Plan, problem: Problem) -> np.ndarray:
 def _packing(problem: Problem, target: Target) -> dict[str, int]:
     """How pack_task reads the filter: the matrices it consists of, and the kernel."""
     g, s = Geometry.of(problem), problem.shape
-    taps, size = s.r * s.s, s.r * s.s * s.cg
+    taps, size, dtype = s.r * s.s, s.r * s.s * s.cg, problem.dtype
     group = s.kg * size
     if problem.pass_ is Pass.FORWARD:  # rows k of length size, turned
         return {
-            "pack": pack.turn(target).address, "pack_rows": 0, "pack_columns": size, "pack_row_from": size,
+            "pack": pack.turn(target, dtype).address, "pack_rows": 0, "pack_columns": size, "pack_row_from": size,
             "pack_step": size, "pack_repeat": 1, "pack_next": 0, "pack_group": group,
         }  # fmt: skip
     if problem.layout == "nhwc" or taps == 1:  # rows (k, tap) run along the panel
         return {
-            "pack": pack.place(target).address, "pack_rows": g.channels * taps, "pack_columns": 0,
+            "pack": pack.place(target, dtype).address, "pack_rows": g.channels * taps, "pack_columns": 0,
             "pack_row_from": s.cg, "pack_step": 1, "pack_repeat": 1, "pack_next": 0, "pack_group": group,
         }  # fmt: skip
     return {  # for each k a matrix (c, tap)
-        "pack": pack.turn(target).address, "pack_rows": 0, "pack_columns": taps, "pack_row_from": taps,
+        "pack": pack.turn(target, dtype).address, "pack_rows": 0, "pack_columns": taps, "pack_row_from": taps,
         "pack_step": taps, "pack_repeat": g.channels, "pack_next": size, "pack_group": group,
     }  # fmt: skip

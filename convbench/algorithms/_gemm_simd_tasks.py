@@ -13,18 +13,22 @@ from convbench.simd.patch import gather, share
 
 #: The table of parameters. per_thread, strip: floats of a thread's scratch, and of the strip of input at its beginning
 #: (0: none). chunks: tasks into which the panels of a tile are divided. ahead: 1 to fetch the next block of the filter
-#: while this one is used. w and pack_*: the raw filter and how it is read, see `_packing` in _gemm_simd_run.
+#: while this one is used. w and pack_*: the raw filter and how it is read, see `_packing` in _gemm_simd_run. size: of
+#: an element of a, w and out in bytes; where it is not 4, `convert` and `transpose` make float32 of them, `convert_out`
+#: and `transpose_out` the reverse. held: results are gathered in the scratch of the thread.
 NAMES = (
     "a", "packed", "out", "tiles", "scratch", "per_thread", "strip", "nchw", "padded", "groups", "tile_count", "chunks",
     "panels", "width", "channels", "filters", "taps", "block", "a_height", "a_width", "height", "out_width", "left",
     "columns", "rows_of_block", "kernel", "transpose", "ahead", "w", "pack", "pack_table", "pack_rows", "pack_columns",
-    "pack_row_from", "pack_step", "pack_repeat", "pack_next", "pack_group",
+    "pack_row_from", "pack_step", "pack_repeat", "pack_next", "pack_group", "size", "held", "convert", "convert_out",
+    "transpose_out",
 )  # fmt: skip
 (
     A, PACKED, OUT, TILES, SCRATCH, PER_THREAD, STRIP, NCHW, PADDED, GROUPS, TILE_COUNT, CHUNKS,
     PANELS, WIDTH, CHANNELS, FILTERS, TAPS, BLOCK, A_HEIGHT, A_WIDTH, HEIGHT, OUT_WIDTH, LEFT,
     COLUMNS, ROWS_OF_BLOCK, KERNEL, TRANSPOSE, AHEAD, W, PACK, PACK_TABLE, PACK_ROWS, PACK_COLUMNS,
-    PACK_ROW_FROM, PACK_STEP, PACK_REPEAT, PACK_NEXT, PACK_GROUP,
+    PACK_ROW_FROM, PACK_STEP, PACK_REPEAT, PACK_NEXT, PACK_GROUP, SIZE, HELD, CONVERT, CONVERT_OUT,
+    TRANSPOSE_OUT,
 ) = range(len(NAMES))  # fmt: skip
 
 #: Integers of one tile in the table of tiles, and of one group of pixels in the table of its kind.
@@ -49,19 +53,24 @@ def tile_task(index: int, thread: int, p: int) -> None:
 def _input(p: int, image: int, group: int, top: int, rows: int, scratch: int) -> int:
     """Address of the first pixel of a tile's input: in place, or gathered into the thread's strip."""
     channels, height, width = item(p, CHANNELS), item(p, A_HEIGHT), item(p, A_WIDTH)
-    total = channels * item(p, GROUPS)
+    total, size = channels * item(p, GROUPS), item(p, SIZE)
     if item(p, STRIP) == 0:
         if item(p, NCHW) == 1:
             return item(p, A)
         return item(p, A) + 4 * (((image * height + top) * width) * total + group * channels)
-    if item(p, PADDED) == 0:  # whole rows of nchw: pixels lie beside each other
-        source = item(p, A) + 4 * ((image * total + group * channels) * height + top) * width
-        call(item(p, TRANSPOSE), (channels, rows * width, source, height * width, scratch, channels))
+    if item(p, PADDED) == 0:  # whole rows: pixels lie beside each other
+        if item(p, NCHW) == 1:
+            source = item(p, A) + size * ((image * total + group * channels) * height + top) * width
+            call(item(p, TRANSPOSE), (channels, rows * width, source, height * width, scratch, channels))
+        else:
+            source = item(p, A) + size * (((image * height + top) * width) * total + group * channels)
+            call(item(p, CONVERT), (rows * width, channels, source, total, scratch, channels))
         return scratch
     columns = item(p, COLUMNS)
     gather(
         item(p, A), item(p, NCHW), total, height, width, image, group * channels, channels,
         top, rows, item(p, LEFT), columns, scratch, columns * channels, channels, item(p, TRANSPOSE),
+        size, item(p, CONVERT),
     )  # fmt: skip
     return scratch
 
@@ -76,7 +85,7 @@ def _panel(p: int, image: int, group: int, tile: int, panel: int, a: int, result
     filter_ = group * filters + panel * width
     total = filters * item(p, GROUPS)
     c = result
-    if nchw == 0:
+    if item(p, HELD) == 0:
         c = item(p, OUT) + 4 * (((image * height + item(tile, 0)) * out_width) * total + filter_)
     b = item(p, PACKED) + 4 * (group * item(p, PANELS) + panel) * taps * channels * width
     kind = item(tile, 4)
@@ -95,9 +104,13 @@ def _panel(p: int, image: int, group: int, tile: int, panel: int, a: int, result
             fetched = 64 * ((rows + most - 1) // most) * count * (depth // 2)
             ahead, ahead_bytes = ahead + fetched, max(0, ahead_bytes - fetched)
         b += b_bytes
+    size, pixels = item(p, SIZE), item(tile, 1) * out_width
     if nchw == 1:
-        to = item(p, OUT) + 4 * ((image * total + filter_) * height + item(tile, 0)) * out_width
-        call(item(p, TRANSPOSE), (item(tile, 1) * out_width, left, result, width, to, height * out_width))
+        to = item(p, OUT) + size * ((image * total + filter_) * height + item(tile, 0)) * out_width
+        call(item(p, TRANSPOSE_OUT), (pixels, left, result, width, to, height * out_width))
+    elif item(p, HELD) == 1:
+        to = item(p, OUT) + size * (((image * height + item(tile, 0)) * out_width) * total + filter_)
+        call(item(p, CONVERT_OUT), (pixels, left, result, width, to, total))
 
 
 @task
@@ -113,7 +126,8 @@ def pack_task(index: int, thread: int, p: int) -> None:
 @njit(error_model="numpy")
 def _pack(p: int, group: int, panel: int, left: int, to: int) -> None:
     """The filter's columns of one panel; the kernel turns them or copies rows, see `_packing` in _gemm_simd_run."""
-    source = item(p, W) + 4 * (group * item(p, PACK_GROUP) + panel * item(p, WIDTH) * item(p, PACK_STEP))
+    size = item(p, SIZE)
+    source = item(p, W) + size * (group * item(p, PACK_GROUP) + panel * item(p, WIDTH) * item(p, PACK_STEP))
     rows, columns = item(p, PACK_ROWS), item(p, PACK_COLUMNS)
     if rows == 0:
         rows = left
@@ -121,4 +135,4 @@ def _pack(p: int, group: int, panel: int, left: int, to: int) -> None:
         columns = left
     for i in range(item(p, PACK_REPEAT)):
         table = item(p, PACK_TABLE) + 8 * i * columns
-        call(item(p, PACK), (rows, columns, source + 4 * i * item(p, PACK_NEXT), item(p, PACK_ROW_FROM), to, table))
+        call(item(p, PACK), (rows, columns, source + size * i * item(p, PACK_NEXT), item(p, PACK_ROW_FROM), to, table))

@@ -45,7 +45,8 @@ class Block:
 class WeightsPlan:
     """turned: rows are input channels. merged: rows are the input channels of all taps of a filter row.
 
-    strip_x, strip_y: whether x, dy are copied (nchw, or x padded, or a panel is a part of each pixel). chunk: rows of
+    strip_x, strip_y: whether x, dy are copied (nchw, or x padded, or a panel is a part of each pixel, or converted from
+    another dtype, convert). chunk: rows of
     a task. left, columns: input columns of a strip. x_pixel, y_pixel: elements between pixels. kinds: for each kind of
     block and tap the pairs (offset of the rows' operand, offset of the columns' operand), one for each pixel.
     """
@@ -64,6 +65,7 @@ class WeightsPlan:
     x_pixel: int
     y_pixel: int
     tap_rows: int
+    convert: bool
     blocks: list[Block]
     kinds: list[list[np.ndarray]]
 
@@ -84,8 +86,8 @@ class WeightsPlan:
 
     @property
     def held(self) -> bool:
-        """Whether results are gathered before they are written: the filter's order is not that of the product."""
-        return self.turned or (self.nchw and self.taps > 1)
+        """Whether results are gathered before they are written: the filter is not as the product leaves it."""
+        return self.turned or self.convert or (self.nchw and self.taps > 1)
 
     def strip_floats(self, q: int) -> tuple[int, int]:
         """Of one thread's strips of x and dy."""
@@ -109,10 +111,10 @@ class WeightsPlan:
 def weights_plan(problem: Problem, turned: bool, width: int, most: int, threads: int) -> WeightsPlan:
     """Tables for panels of `width` columns and blocks of `most` rows."""
     s = problem.shape
-    nchw = problem.layout == "nchw"
+    nchw, convert = problem.layout == "nchw", problem.dtype != "float32"
     merged = turned and s.s > 1 and s.dilation[1] == 1
     padded = merged and (s.padding[2] > 0 or (s.q - 1) * s.stride[1] - s.padding[2] + s.s > s.w)
-    strip_x = nchw or padded or (merged and s.groups > 1) or (not turned and s.c > width)
+    strip_x = nchw or convert or padded or (merged and s.groups > 1) or (not turned and s.c > width)
     rows = s.cg * (s.s if merged else 1) if turned else s.kg
     columns_total = s.kg if turned else s.cg
     blocks = _cut(problem)
@@ -122,11 +124,11 @@ def weights_plan(problem: Problem, turned: bool, width: int, most: int, threads:
     left = -s.padding[2] if padded else 0
     columns = (s.q - 1) * s.stride[1] + s.s if padded else s.w
     x_pixel = (s.cg if turned else width) if strip_x else s.c
-    strip_y = nchw or (turned and s.k > width)
+    strip_y = nchw or convert or (turned and s.k > width)
     y_pixel = (width if turned else chunk) if strip_y else s.k
     made = WeightsPlan(
         nchw, turned, merged, strip_x, strip_y, width, rows, columns_total, chunk, left, columns, x_pixel, y_pixel,
-        s.s if merged else 1, [], [],
+        s.s if merged else 1, convert, [], [],
     )  # fmt: skip
     known: dict[object, int] = {}
     for image, images, first, count in blocks:

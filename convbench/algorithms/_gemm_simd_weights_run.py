@@ -17,7 +17,7 @@ from convbench.problem import Problem
 from convbench.registry import Context, Run
 from convbench.simd.driver import Runner, call, item, task
 from convbench.simd.kernels import gemm, gemm_pixels
-from convbench.simd.kernels.transpose import transpose
+from convbench.simd.kernels.transpose import conversions
 from convbench.simd.patch import gather, share
 from convbench.simd.target import Target
 
@@ -26,11 +26,13 @@ NAMES = (
     "x", "y", "dw", "scratch", "per_thread", "x_strip", "y_strip", "nchw", "turned", "strip_x", "strip_y", "held",
     "groups", "panels", "chunks", "shares", "width", "rows", "columns_total", "chunk", "taps", "tap_rows", "cg", "kg",
     "h", "w", "p", "q", "left", "columns", "x_pixel", "y_pixel", "blocks", "block_count", "kernel", "transpose",
+    "size", "convert", "convert_out", "transpose_out",
 )  # fmt: skip
 (
     X, Y, DW, SCRATCH, PER_THREAD, X_STRIP, Y_STRIP, NCHW, TURNED, STRIP_X, STRIP_Y, HELD,
     GROUPS, PANELS, CHUNKS, SHARES, WIDTH, ROWS, COLUMNS_TOTAL, CHUNK, TAPS, TAP_ROWS, CG, KG,
     H, W, P, Q, LEFT, COLUMNS, X_PIXEL, Y_PIXEL, BLOCKS, BLOCK_COUNT, KERNEL, TRANSPOSE,
+    SIZE, CONVERT, CONVERT_OUT, TRANSPOSE_OUT,
 ) = range(len(NAMES))  # fmt: skip
 
 BLOCK_ITEMS = 7  # image, images, first, rows, top, x_rows, address of the kind's (address, pixels) of each tap
@@ -83,6 +85,7 @@ def _x(p: int, block: int, group: int, first: int, count: int, scratch: int) -> 
         gather(
             item(p, X), item(p, NCHW), total, h, w, image + n, group * cg + first, count, top, rows, item(p, LEFT),
             columns, scratch + 4 * n * rows * columns * pixel, columns * pixel, pixel, item(p, TRANSPOSE),
+            item(p, SIZE), item(p, CONVERT),
         )  # fmt: skip
     return scratch
 
@@ -100,11 +103,11 @@ def _y(p: int, block: int, group: int, first: int, count: int, scratch: int) -> 
         for n in range(images):
             gather(
                 item(p, Y), 0, total, height, q, image + n, group * kg + first, count, top, rows, 0, q,
-                to + 4 * n * rows * q * pixel, q * pixel, pixel, item(p, TRANSPOSE),
+                to + 4 * n * rows * q * pixel, q * pixel, pixel, item(p, TRANSPOSE), item(p, SIZE), item(p, CONVERT),
             )  # fmt: skip
         return to
     for n in range(images):
-        source = item(p, Y) + 4 * (((image + n) * total + group * kg + first) * height + top) * q
+        source = item(p, Y) + item(p, SIZE) * (((image + n) * total + group * kg + first) * height + top) * q
         call(item(p, TRANSPOSE), (count, rows * q, source, height * q, to + 4 * n * rows * q * pixel, pixel))
     return to
 
@@ -114,22 +117,27 @@ def _put_down(
     p: int, group: int, first_row: int, rows: int, first_column: int, columns: int, begin: int, end: int, held: int
 ) -> None:
     """Results of taps begin .. end - 1, held[tap, row, column], into dw in its own order."""
-    cg, kg, width, chunk, transposed = item(p, CG), item(p, KG), item(p, WIDTH), item(p, CHUNK), item(p, TRANSPOSE)
-    merged = item(p, TAP_ROWS)
+    cg, kg, width, chunk, transposed = item(p, CG), item(p, KG), item(p, WIDTH), item(p, CHUNK), item(p, TRANSPOSE_OUT)
+    merged, size = item(p, TAP_ROWS), item(p, SIZE)
     taps = item(p, TAPS) * merged
+    if item(p, TURNED) == 0 and (item(p, NCHW) == 0 or taps == 1):  # of another dtype: the order is right
+        for k in range(rows):
+            to = item(p, DW) + size * ((group * kg + first_row + k) * taps * cg + first_column)
+            call(item(p, CONVERT_OUT), (taps, columns, held + 4 * k * width, chunk * width, to, cg))
+        return
     if item(p, TURNED) == 0:  # nchw: (taps, columns) of one k at a time
         for k in range(rows):
-            to = item(p, DW) + 4 * ((group * kg + first_row + k) * cg + first_column) * taps
+            to = item(p, DW) + size * ((group * kg + first_row + k) * cg + first_column) * taps
             call(transposed, (taps, columns, held + 4 * k * width, chunk * width, to, taps))
         return
-    dw = item(p, DW) + 4 * (group * kg + first_column) * cg * taps
+    dw = item(p, DW) + size * (group * kg + first_column) * cg * taps
     if item(p, NCHW) == 0:  # (rows of a tap, k) at a time
         for tap in range(begin, end):
-            call(transposed, (rows, columns, held + 4 * tap * rows * width, width, dw + 4 * tap * rows, taps * cg))
+            call(transposed, (rows, columns, held + 4 * tap * rows * width, width, dw + size * tap * rows, taps * cg))
         return
     for c in range(cg):  # (taps, k) of one channel at a time
         source = held + 4 * (begin * merged * cg + c) * width
-        to = dw + 4 * (c * taps + begin * merged)
+        to = dw + size * (c * taps + begin * merged)
         call(transposed, ((end - begin) * merged, columns, source, cg * width, to, cg * taps))
 
 
@@ -174,7 +182,7 @@ def prepare_weights(problem: Problem, context: Context, target: Target) -> Run:
         "cg": s.cg, "kg": s.kg, "h": s.h, "w": s.w, "p": s.p, "q": s.q, "left": made.left, "columns": made.columns,
         "x_pixel": made.x_pixel, "y_pixel": made.y_pixel, "blocks": tables.ctypes.data,
         "block_count": len(made.blocks), "kernel": gemm_pixels.reduce(target, shape).address,
-        "transpose": transpose(target).address,
+        **conversions(target, problem.dtype),
     }  # fmt: skip
     parameters = np.zeros(len(NAMES), np.int64)
     for name, value in given.items():

@@ -17,12 +17,13 @@ from convbench.simd.driver import call, copy, zero
 def gather(
     x: int, nchw: int, channels: int, height: int, width: int,
     image: int, first: int, count: int, top: int, rows: int, left: int, columns: int,
-    strip: int, row: int, pixel: int, transpose: int,
+    strip: int, row: int, pixel: int, transpose: int, size: int = 4, convert: int = 0,
 ) -> None:  # fmt: skip
     """strip[i, j, c] = x[image, first + c, top + i, left + j], 0 outside the image; i < rows, j < columns, c < count.
 
     x: address of an activation (channels, height, width) in NCHW (nchw = 1) or NHWC. row, pixel: strides of the
-    strip in elements. transpose: address of the kernel of that name.
+    strip in elements. transpose: address of the kernel of that name. size: bytes of an element of x; where it is not 4,
+    transpose makes float32 of such elements, and so does convert, the address of that kernel.
     """
     start, end = max(left, 0), min(left + columns, width)  # what exists of each row
     for i in range(rows):
@@ -34,8 +35,11 @@ def gather(
         _zero_pixels(to, start - left, count, pixel)
         inner = to + 4 * (start - left) * pixel
         if nchw:
-            source = x + 4 * (((image * channels + first) * height + h) * width + start)
+            source = x + size * (((image * channels + first) * height + h) * width + start)
             call(transpose, (count, end - start, source, height * width, inner, pixel))
+        elif size != 4:
+            source = x + size * (((image * height + h) * width + start) * channels + first)
+            call(convert, (end - start, count, source, channels, inner, pixel))
         else:
             source = x + 4 * (((image * height + h) * width + start) * channels + first)
             _copy_pixels(inner, pixel, source, channels, end - start, count)

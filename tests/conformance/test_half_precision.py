@@ -1,4 +1,4 @@
-"""Half precision inside must not pass for single precision, in any algorithm, at short and at long sums."""
+"""Half precision inside must not pass for single precision, nor bfloat16 for float16, in any algorithm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from convbench import catalog
+from convbench.devices.arrays import as_real, narrowed
 from convbench.devices.cpu import CpuContext
 from convbench.problem import ConvShape, Pass, Problem
 from convbench.verify import Verifier
@@ -39,10 +40,31 @@ def test_half_precision_is_rejected_at_long_sums(name, pass_, taps):
     row = ROWS[name]
     problem = Problem(LONG[pass_, taps], pass_)
     if row.unavailable() or row.why_not(problem):
-        bound = name.startswith(("winograd", "depthwise", "pointwise", "strassen_simd")) or row.dtypes == ("int8",)
-        assert row.unavailable() or bound, "bound to its filter, its groups or whole numbers"
+        bound = name.startswith(("winograd", "depthwise", "pointwise", "strassen_simd")) or "float32" not in row.dtypes
+        assert row.unavailable() or bound, "bound to its filter, its groups or another dtype"
         return
     plan, verdict = Verifier(problem).verify(row, CpuContext)
     assert plan is not None, verdict.reason
     plan, verdict = Verifier(problem).verify(halved(row), CpuContext)
     assert plan is None, "float16 operands passed for float32"
+
+
+@pytest.mark.parametrize("pass_", list(Pass))
+@pytest.mark.parametrize("name", [n for n, r in ROWS.items() if "float16" in r.dtypes and r.device == "cpu"])
+def test_bfloat16_inside_float16_is_rejected(name, pass_):
+    row = ROWS[name]
+
+    class Coarse(type(row)):
+        def prepare(self, problem, context, weights=None):
+            run = row.prepare(problem, context)
+            return lambda a, b, out: run(*(as_real(narrowed(x, "bfloat16")).astype(x.dtype) for x in (a, b)), out)
+
+    shape = ConvShape.make(n=2, c=32, h=9, w=8, k=24, r=3, s=3, padding=1)
+    problem = Problem(shape, pass_, "float16")
+    if row.unavailable() or row.why_not(problem):
+        assert row.unavailable() or pass_ not in row.passes or row.vendor, "bound to its passes"
+        return
+    plan, verdict = Verifier(problem).verify(row, CpuContext)
+    assert plan is not None, verdict.reason
+    plan, verdict = Verifier(problem).verify(Coarse(), CpuContext)
+    assert plan is None, "operands in bfloat16 passed for float16"

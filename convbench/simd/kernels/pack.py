@@ -2,7 +2,8 @@
 
 A filter's matrix has one row for each output channel of the product; `turn` transposes it 16 x 16 (lanes x lanes) in
 registers, `place` copies rows that already run along the panel. Where each row of a panel goes is read from a table, so
-that the order of taps and channels, and a turned filter, cost nothing.
+that the order of taps and channels, and a turned filter, cost nothing. A filter in float16 (`source_type`) becomes
+float32 on the way.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from convbench.simd.compiler import kernel
 from convbench.simd.emit import I64, Emitter, Value
 from convbench.simd.kernels.gemm_pixels import prefetch
+from convbench.simd.kernels.stored import element, load
 from convbench.simd.kernels.transpose import in_registers, turned_part
 from convbench.simd.target import Target
 
@@ -20,9 +22,9 @@ RUN = 4  # tiles beside each other that are read before the next rows: whole pag
 
 
 @kernel
-def turn(target: Target) -> Emitter:
+def turn(target: Target, source_type: str = "float32") -> Emitter:
     """to[table[j] + i] = from_[i row_from + j] for i < rows, j < columns."""
-    e = Emitter(target, f"pack_turn_{target.name}", ARGUMENTS)
+    e = Emitter(target, f"pack_turn_{target.name}{_suffix(source_type)}", ARGUMENTS)
     rows, columns, source, row_from, to, table = e.args
     lanes = e.lanes
     with e.loop(columns, step=RUN * lanes, name="run") as run, e.loop(rows, step=lanes, name="i") as i:
@@ -31,7 +33,8 @@ def turn(target: Target) -> Emitter:
             column = e.add(run.index, j.index)
             _tile(
                 e,
-                e.at(e.pointer(source), e.mul(row_from, i.index), column),
+                source_type,
+                e.at(e.pointer(source, element(source_type)), e.mul(row_from, i.index), column),
                 row_from,
                 (e.sub(rows, i.index), e.sub(columns, column)),
                 e.at(e.pointer(to), i.index),
@@ -40,7 +43,13 @@ def turn(target: Target) -> Emitter:
     return e
 
 
-def _tile(e: Emitter, tile: Value, row_from: Value, left: tuple[Value, Value], to: Value, places: Value) -> None:
+def _suffix(source_type: str) -> str:
+    return "" if source_type == "float32" else f"_{source_type}"
+
+
+def _tile(
+    e: Emitter, source_type: str, tile: Value, row_from: Value, left: tuple[Value, Value], to: Value, places: Value
+) -> None:
     rows, columns = left
 
     def whole() -> list[Value]:
@@ -48,14 +57,14 @@ def _tile(e: Emitter, tile: Value, row_from: Value, left: tuple[Value, Value], t
         for m in range(e.lanes):
             place = e.at(tile, e.mul(row_from, m))
             prefetch(e, e.at(place, RUN * e.lanes), write=False)
-            vectors.append(e.load(place))
+            vectors.append(load(e, source_type, place))
         for m, vector in enumerate(in_registers(e, vectors)):
             e.store(vector, e.at(to, e.load_int(e.at(places, m))))
         return []
 
     def part() -> list[Value]:
         zero = e.i(0)
-        for m, vector in enumerate(turned_part(e, tile, row_from, rows, columns)):
+        for m, vector in enumerate(turned_part(e, tile, row_from, rows, columns, source_type)):
             exists = e.less(m, columns)
             place = e.load_int(e.at(places, e.b.select(exists, e.i(m), zero)))
             e.store(vector, e.at(to, place), e.mask(e.b.select(exists, rows, zero)))
@@ -65,16 +74,16 @@ def _tile(e: Emitter, tile: Value, row_from: Value, left: tuple[Value, Value], t
 
 
 @kernel
-def place(target: Target) -> Emitter:
+def place(target: Target, source_type: str = "float32") -> Emitter:
     """to[table[i] + j] = from_[i row_from + j] for i < rows, j < columns."""
-    e = Emitter(target, f"pack_place_{target.name}", ARGUMENTS)
+    e = Emitter(target, f"pack_place_{target.name}{_suffix(source_type)}", ARGUMENTS)
     rows, columns, source, row_from, to, table = e.args
     with e.loop(rows, name="i") as i:
-        row = e.at(e.pointer(source), e.mul(row_from, i.index))
+        row = e.at(e.pointer(source, element(source_type)), e.mul(row_from, i.index))
         out = e.at(e.pointer(to), e.load_int(e.at(e.pointer(table, I64), i.index)))
         with e.loop(columns, step=e.lanes, name="j") as j:
             mask = e.mask(e.sub(columns, j.index))
-            e.store(e.load(e.at(row, j.index), mask), e.at(out, j.index), mask)
+            e.store(load(e, source_type, e.at(row, j.index), mask), e.at(out, j.index), mask)
     return e
 
 
