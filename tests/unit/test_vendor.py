@@ -146,7 +146,7 @@ def test_problems_that_differ_only_in_strides_of_unit_axes_do_not_share_a_primit
 
 @needs_onednn
 def test_a_primitive_that_is_not_the_promised_one_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = _plan.choose(Problem(SHAPES["plain"]), False, 1)
+    choice = _plan.choose(Problem(SHAPES["plain"]), _plan.Activations.AS_THEY_LIE, 1)
     real = _capi.implementation_name
     names = iter(("another one",))
     monkeypatch.setattr(_capi, "implementation_name", lambda desc: next(names, None) or real(desc))
@@ -159,7 +159,7 @@ def test_a_primitive_that_is_not_the_promised_one_is_not_run(monkeypatch: pytest
 def test_the_reference_implementation_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels-last activations with a *plain* filter really fall to ref:any; ours never ask for that."""
     problem = Problem(SHAPES["plain"], layout="nhwc")
-    choice = _plan.choose(problem, False, 1)
+    choice = _plan.choose(problem, _plan.Activations.AS_THEY_LIE, 1)
     desc = _plan._convolution(problem, [operand.plain for operand in choice.operands])
     assert desc.implementation == "ref:any"
     refused = dataclasses.replace(choice, desc=desc, implementation=desc.implementation)
@@ -212,7 +212,7 @@ def test_blocked_names_the_activations_that_crossed_formats() -> None:
     problem = Problem(ConvShape.make(1, 64, 28, 28, 64, 3, 3, padding=1))
     context = CpuContext(1)
     implementations()["onednn_blocked"].prepare(problem, context)
-    choice = _plan.choose(problem, True, 1)
+    choice = _plan.choose(problem, _plan.Activations.LIKED, 1)
     crossed = [o.name for o in choice.operands if not o.plain.equals(o.liked)]
     on_the_clock = context.notes["reorder"].split(";")[0]
     assert [name for name in ("x", "w", "y") if f"{name} ab" in on_the_clock or f"{name} aB" in on_the_clock] == crossed

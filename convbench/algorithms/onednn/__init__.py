@@ -6,16 +6,17 @@ Library: oneDNN 3.2 (wheel onednn-cpu-gomp 2023.2, GNU OpenMP), https://uxlfound
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from convbench.algorithms.onednn import _capi, _plan
 from convbench.errors import Unavailable, Unsupported
-from convbench.problem import Pass, Problem
-from convbench.registry import Context, Implementation, Run, register
+from convbench.problem import ConvShape, Pass, Problem
+from convbench.registry import ALL_PASSES, Context, Implementation, Run, register
 
 
 class _Onednn(Implementation):
-    """What the rows share; `blocked` says who chooses the activations' format.
+    """What the rows share; `formats` says who chooses the activations' format.
 
     error_growth: the largest |error| / (eps sqrt(n) sqrt(x^2 * w^2)) measured was 1.92, the largest relative L2 error
     0.18 eps sqrt(n), over seven shapes (C up to 512, depthwise, 7x7 stride 2, n from 9 to 4,608 forward) x three
@@ -29,7 +30,11 @@ class _Onednn(Implementation):
     pool = "onednn"
     error_growth = 4.0
     reference = "oneDNN 3.2, primitive Convolution (direct or implicit GEMM; strict float32)"
-    blocked: ClassVar[bool]
+    formats: ClassVar[_plan.Activations]
+
+    def activations(self, problem: Problem) -> _plan.Activations:
+        """The format in which oneDNN is given the activations of a problem."""
+        return self.formats
 
     def unavailable(self) -> str | None:
         """A sentence where the wheel is missing or its library does not load."""
@@ -43,7 +48,7 @@ class _Onednn(Implementation):
         if self.unavailable():
             return None
         try:
-            choice = _plan.choose(problem, self.blocked, _capi.threads())
+            choice = _plan.choose(problem, self.activations(problem), _capi.threads())
         except Unsupported as refusal:
             return str(refusal)
         return self._refuse_reference(choice)
@@ -61,7 +66,7 @@ class _Onednn(Implementation):
         if self.unavailable():
             shape = problem.shape
             return shape.k * shape.cg * shape.r * shape.s * problem.item_bytes
-        choice = _plan.choose(problem, self.blocked, _capi.threads())
+        choice = _plan.choose(problem, self.activations(problem), _capi.threads())
         return choice.scratchpad_bytes + choice.reordered_bytes
 
     def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
@@ -69,7 +74,7 @@ class _Onednn(Implementation):
         missing = self.unavailable()
         if missing:
             raise Unavailable(missing)
-        choice = _plan.choose(problem, self.blocked, context.threads)
+        choice = _plan.choose(problem, self.activations(problem), context.threads)
         refusal = self._refuse_reference(choice)
         if refusal:
             raise Unsupported(refusal)
@@ -89,7 +94,7 @@ class Onednn(_Onednn):
     """
 
     name = "onednn"
-    blocked = False
+    formats = _plan.Activations.AS_THEY_LIE
 
 
 @register
@@ -102,7 +107,7 @@ class OnednnBlocked(_Onednn):
     """
 
     name = "onednn_blocked"
-    blocked = True
+    formats = _plan.Activations.LIKED
 
 
 @register
@@ -122,7 +127,7 @@ class OnednnInt8(_Onednn):
     passes = (Pass.FORWARD,)
     dtypes = ("int8",)
     arithmetic = "int8-acc32"
-    blocked = True
+    formats = _plan.Activations.LIKED
     reference = "oneDNN 3.2, primitive Convolution (s8, s8 to s32)"
 
     def unavailable(self) -> str | None:
@@ -134,3 +139,79 @@ class OnednnInt8(_Onednn):
             f"{self.name} needs a processor with VNNI: without it oneDNN's sums of int8 are not exact (its developer "
             "guide, 'Nuances of int8 computations')"
         )
+
+
+@lru_cache(maxsize=4)
+def _answers(dtype: str) -> dict[Pass, str]:
+    """What the library has for a 3x3 convolution of 16 channels, pass by pass: a name, or "unimplemented"."""
+    answers = {}
+    for pass_ in ALL_PASSES:
+        problem = Problem(ConvShape.make(1, 16, 8, 8, 16, 3, 3, padding=1), pass_, dtype, "nhwc")
+        try:
+            answers[pass_] = _plan.choose(problem, _plan.Activations.AS_THEY_LIE, _capi.threads()).implementation
+        except Unsupported:
+            answers[pass_] = "unimplemented"
+    return answers
+
+
+class _OnednnHalf(_Onednn):
+    """What the rows in 16-bit types share: available where the library has more than its reference code for a pass.
+
+    error_growth is that of float32, in which the sums are; of it, no more than 0.43 was seen beyond half an ulp of
+    the stored result (seven shapes, C up to 512, depthwise, 7x7 stride 2, all passes and layouts; bfloat16 0.10,
+    float16 0.43; relative L2 error 0.44 half ulps in either, which is what rounding once gives).
+    """
+
+    formats = _plan.Activations.CHANNELS_LAST
+
+    def unavailable(self) -> str | None:
+        """A sentence where the library is missing, or has nothing but reference code here for any pass: asked of it."""
+        missing = super().unavailable()
+        if missing:
+            return missing
+        answers = _answers(self.dtypes[0])
+        if not all(answer.startswith(("ref", "unimplemented")) for answer in answers.values()):
+            return None
+        said = ", ".join(f"{pass_} {answer}" for pass_, answer in answers.items())
+        return (
+            f"{self.name}: oneDNN {_capi.version_text()} has no optimised convolution in {self.dtypes[0]} for this "
+            f"processor; asked for a 3x3 filter and 16 channels it answers: {said}"
+        )
+
+
+@register
+class OnednnBf16(_OnednnHalf):
+    """oneDNN in bfloat16: products summed in float32, rounded once; on AMX tiles, or by AVX512_BF16 or its emulation.
+
+    Activations are channels last: nhwc as they lie, nchw converted inside run(), on the clock. With AMX that took the
+    least time of what oneDNN offers: leaving nhwc to its liking costs depthwise and 32-group filters 1.3 to 2.5 times
+    the time (it likes blocked channels there) and changes nothing elsewhere; nchw as it lies goes through im2col and
+    GEMM, at half the speed or less. But where the filter is 1x1 with stride 1, GEMM needs no im2col and nchw stays: of
+    ten such shapes nine took 0.3 to 0.9 of the time with conversions, forward 64 to 256 channels 1.2 times.
+    """
+
+    name = "onednn_bf16"
+    dtypes = ("bfloat16",)
+    arithmetic = "bfloat16-acc32"
+    reference = "oneDNN 3.2, primitive Convolution (bfloat16, summed in float32)"
+
+    def activations(self, problem: Problem) -> _plan.Activations:
+        """Channels last, but as they lie where the convolution is one matrix product an image already."""
+        s = problem.shape
+        if (s.r, s.s, s.stride, s.padding, s.groups) == (1, 1, (1, 1), (0, 0, 0, 0), 1):
+            return _plan.Activations.AS_THEY_LIE
+        return self.formats
+
+
+@register
+class OnednnFp16(_OnednnHalf):
+    """oneDNN in float16, products summed in float32 and rounded once, where the processor has AVX512_FP16.
+
+    oneDNN 3.2 then has both forward and backward data, for activations that are channels last (nchw is converted inside
+    run(), on the clock), and reference code alone for backward weights, which is refused. Elsewhere it has none.
+    """
+
+    name = "onednn_fp16"
+    dtypes = ("float16",)
+    arithmetic = "float16-acc32"
+    reference = "oneDNN 3.2, primitive Convolution (float16, summed in float32)"

@@ -26,7 +26,7 @@ STATUS = ("success", "out of memory", "invalid arguments", "unimplemented", "las
 KIND_CPU = 1
 STREAM_IN_ORDER = 1
 #: Types of elements.
-DATA = {"int32": 4, "float32": 3, "int8": 5}
+DATA = {"float16": 1, "bfloat16": 2, "float32": 3, "int32": 4, "int8": 5}
 #: Bits of dnnl_cpu_isa_t: AVX-VNNI and AVX512-VNNI, whose dot products of four 8-bit numbers do not saturate.
 ISA_VNNI = 0x8 | 0x40
 TAG_ANY = 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from convbench.algorithms.onednn import _capi as dnnl
+from convbench.devices.arrays import storage
 from convbench.errors import ProblemError
 from convbench.problem import Pass, Problem
 from convbench.registry import Context, Run
@@ -25,6 +27,14 @@ NAMES = {
     Pass.BACKWARD_WEIGHTS: ("x", "dy", "dw"),
 }
 FILTERS = (dnnl.ARG_WEIGHTS, dnnl.ARG_DIFF_WEIGHTS)
+
+
+class Activations(StrEnum):
+    """The format in which oneDNN is given activations; what arrives in another is converted within run()."""
+
+    AS_THEY_LIE = "as they lie"
+    LIKED = "in the format it likes"
+    CHANNELS_LAST = "channels last"
 
 
 @dataclass(frozen=True)
@@ -67,21 +77,16 @@ class Choice:
 
 
 @lru_cache(maxsize=512)
-def choose(problem: Problem, blocked: bool, threads: int) -> Choice:
+def choose(problem: Problem, activations: Activations, threads: int) -> Choice:
     """Asks oneDNN how it would compute `problem` on `threads` threads; nothing is compiled or allocated yet.
 
-    `blocked`: activations too in whichever format it likes, instead of the problem's. Raises Unsupported.
+    The filter is in whichever format it likes. Raises Unsupported.
     """
     dnnl.set_threads(threads)
     arguments, roles = ARGUMENTS[problem.pass_], NAMES[problem.pass_]
     types = dict(zip(arguments, (problem.dtype, problem.dtype, problem.out_dtype), strict=True))
     plain = {argument: _plain(problem, argument, dtype) for argument, dtype in types.items()}
-    asked = {
-        argument: dnnl.MemoryDesc.any(_sizes(problem, argument), dtype)
-        if blocked or argument in FILTERS
-        else plain[argument]
-        for argument, dtype in types.items()
-    }
+    asked = {argument: _asked(problem, argument, dtype, activations) for argument, dtype in types.items()}
     desc = _convolution(problem, [asked[argument] for argument in arguments])
     operands = []
     shapes = (problem.a_shape, problem.b_shape, problem.out_shape)
@@ -103,11 +108,18 @@ def _sizes(problem: Problem, argument: int) -> tuple[int, ...]:
     return (s.n, s.k, s.p, s.q)
 
 
-def _plain(problem: Problem, argument: int, dtype: str) -> dnnl.MemoryDesc:
-    """The descriptor of the caller's array: channels last in memory where the layout is nhwc."""
+def _asked(problem: Problem, argument: int, dtype: str, activations: Activations) -> dnnl.MemoryDesc:
+    """The descriptor that oneDNN is asked for an implementation with."""
+    if argument in FILTERS or activations is Activations.LIKED:
+        return dnnl.MemoryDesc.any(_sizes(problem, argument), dtype)
+    return _plain(problem, argument, dtype, "nhwc" if activations is Activations.CHANNELS_LAST else None)
+
+
+def _plain(problem: Problem, argument: int, dtype: str, layout: str | None = None) -> dnnl.MemoryDesc:
+    """The descriptor of an array in a layout, the problem's by default: channels last in memory if that is nhwc."""
     sizes = _sizes(problem, argument)
     *outer, channels, height, width = sizes
-    if problem.layout == "nchw":
+    if (layout or problem.layout) == "nchw":
         strides = [height * width, width, 1]
     else:
         strides = [1, width * channels, channels]
@@ -159,7 +171,7 @@ class OnednnPlan:
 
     def __init__(self, choice: Choice, context: Context, weights: Any = None) -> None:
         self.threads = context.threads
-        self._expected = {o.role: (o.name, o.shape, np.dtype(o.dtype)) for o in choice.operands}
+        self._expected = {o.role: (o.name, o.shape, storage(o.dtype)) for o in choice.operands}
         self._kept: list[Any] = []
         scratch_bytes = [choice.desc.scratchpad_bytes]
         scratch_bytes += [o.reorder.scratchpad_bytes for o in choice.operands if o.reorder]
