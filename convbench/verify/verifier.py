@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from convbench.devices.arrays import as_real, poison, poisoned, widened
+from convbench.devices.arrays import poison, poisoned
 from convbench.devices.base import Plan, make_plan
 from convbench.devices.cpu import CpuDevice
 from convbench.problem import Problem, Semantics
@@ -20,18 +18,9 @@ from convbench.registry import Implementation
 from convbench.verify import compare
 from convbench.verify.buffers import Operands, same_bytes, timing_copies
 from convbench.verify.compare import CheckFailed
-from convbench.verify.inputs import Recipe, integer_recipe, reduction_channels, to_logical, usual_recipe
-from convbench.verify.reference import (
-    FULL_MACS,
-    Reference,
-    coefficients,
-    inputs_of,
-    project,
-    reference_of,
-)
-from convbench.verify.semantics import sums_of
-from convbench.verify.squares import mixed_squares, sampled_squares
-from convbench.verify.tolerance import block_maximum, growth_of, storing_eps
+from convbench.verify.inputs import Recipe, integer_recipe, to_logical, usual_recipe
+from convbench.verify.judge import BoundExceeded, Judge
+from convbench.verify.reference import FULL_MACS, Reference, inputs_of, reference_of
 from convbench.verify.verdict import ALL_CHECKS, Verdict
 
 #: How long a result is watched for late writes, in seconds; longer when it looks unfinished.
@@ -81,6 +70,7 @@ class Verifier:
         self._operands = operands(shapes, *types) if operands else Operands(shapes, types[0], self._xp, types[1])
         self._timing: tuple[Any, Any, Any] | None = None
         self._verdict = Verdict(True)
+        self._judge = Judge(problem, checks, usual_recipe(problem, 0, inputs).kind, self._xp)
 
     # ---- what the worker calls
 
@@ -94,6 +84,7 @@ class Verifier:
         implementation raises goes through.
         """
         self._verdict = Verdict(True)
+        self._judge.error = self._verdict.error
         try:
             if weights == "packed":
                 plan = self._verify_packed(implementation, context_factory)
@@ -106,6 +97,7 @@ class Verifier:
     def recheck(self, plan: Plan) -> Verdict:
         """Once more, after timing, on inputs that the plan has not seen (packed: its weights stay)."""
         self._verdict = Verdict(True)
+        self._judge.error = self._verdict.error
         fresh = self._seed_of(_FRESH)
         seed_b = self._seed_of(_FIRST) if plan.weights == "packed" else fresh
         try:
@@ -297,125 +289,27 @@ class Verifier:
         if recipe is None:
             return
         reference = self._reference(recipe)
-        compared = self._compare_integer if self.problem.semantics is Semantics.LINEAR else self._compare_meant
+        linear = self.problem.semantics is Semantics.LINEAR
+        compared = self._judge.compare_integer if linear else self._judge.compare_meant
         for number, got in enumerate(self._runs(plan, recipe, shift, runs)):
             self._second_run(number, compared, plan.implementation, reference, got, recipe)
-
-    def _compare_integer(
-        self, implementation: Implementation, reference: Reference, got: Any, recipe: Recipe
-    ) -> None:
-        tol = 0.0 if implementation.exact_on_integers or self.problem.is_integer else 0.25
-        if reference.want is not None:
-            compare.require_close("integer", widened(got), reference.want, tol, self.problem)
-            self._keep_figures(widened(got), reference.want, recipe)
-            return
-        if "sample" in self.checks and reference.index is not None and reference.sampled is not None:
-            sampled = widened(got[tuple(reference.index)])
-            compare.require_close("sample", sampled, reference.sampled, tol, self.problem, reference.index)
-            self._keep_figures(sampled, reference.sampled, recipe)
-        if "projection" in self.checks and reference.projected is not None:
-            if tol:
-                got = as_real(got)
-                rounded = np.rint(got)
-                compare.require_close("integer", got, rounded, 0.25, self.problem)
-                got = rounded
-            projected = project(got, self.problem, coefficients(self.problem, recipe.kind))
-            compare.require_projection("projection", projected, reference.projected, 0.0, self.problem)
-
-    def _keep_figures(self, got: Any, want: Any, recipe: Recipe) -> None:
-        """Of int8 the error figures are those of the inputs that it is timed with, as of floats."""
-        if recipe.kind == self._usual(0).kind:
-            self._verdict.error.widen(compare.figures(got, want, np.zeros_like(want), self.problem.dtype))
-
-    def _compare_meant(
-        self, implementation: Implementation, reference: Reference, got: Any, recipe: Recipe
-    ) -> None:
-        """Results of another semantics: as exact as that is, and how far from the linear convolution."""
-        index, check, results = reference.index, "integer" if recipe.kind == "edges" else "normal", widened(got)
-        want, squares = reference.want, reference.squares
-        if index is not None:
-            check, results, want = "sample", results[tuple(index)], reference.sampled
-            squares = reference.sampled_squares
-        assert want is not None and reference.tolerance is not None and reference.plain is not None
-        tol = reference.tolerance
-        if squares is not None:
-            tol = tol + growth_of(implementation, self.problem) * np.sqrt(squares)
-        if check in self.checks:
-            compare.require_close(check, results, want, tol, self.problem, index)
-        if "projection" in self.checks and reference.projected is not None:
-            sums = sums_of(reference.channel, reference.plane, self.problem, widened(got))
-            projected = project(sums, self.problem, coefficients(self.problem, recipe.kind))
-            compare.require_projection("projection", projected, reference.projected, 0.0, self.problem)
-        if recipe.kind == self._usual(0).kind:
-            exact = compare.figures(results, want, tol, self.problem.dtype)
-            found = compare.figures(results, reference.plain, tol, self.problem.dtype)
-            found.bound_ratio, found.exact_ulp = exact.bound_ratio, exact.max_ulp
-            self._verdict.error.widen(found)
 
     def _judge_normal(self, plan: Plan, recipe: Recipe, shift: int, runs: int = 2) -> None:
         """Within the statistical bound; a first failure is repeated with a second seed before it is called wrong."""
         try:
             self._judge_normal_once(plan, recipe, shift, runs)
-        except _BoundExceeded as first:
+        except BoundExceeded as first:
             seed_b = recipe.seed_b if plan.weights == "packed" else recipe.seed_b + _RETRY
             try:
                 self._judge_normal_once(plan, recipe.with_seeds(recipe.seed_a + _RETRY, seed_b), shift, runs)
-            except _BoundExceeded as second:
+            except BoundExceeded as second:
                 raise CheckFailed(second.check, f"{second} (and with another seed: {first})") from None
             self._verdict.notes.append(f"beyond the bound with one seed, within it with the second: {first}")
 
     def _judge_normal_once(self, plan: Plan, recipe: Recipe, shift: int, runs: int) -> None:
         reference = self._reference(recipe)
         for number, got in enumerate(self._runs(plan, recipe, shift, runs)):
-            self._second_run(number, self._compare_normal, plan.implementation, reference, got, recipe)
-
-    def _compare_normal(
-        self, implementation: Implementation, reference: Reference, got: Any, recipe: Recipe
-    ) -> None:
-        growth, stored = growth_of(implementation, self.problem), storing_eps(implementation, self.problem)
-        footprint = implementation.error_footprint(self.problem)
-        if reference.want is not None and reference.squares is not None:
-            squares = mixed_squares(self.problem, reference.squares, recipe, footprint, self._xp)
-            largest = block_maximum(squares, footprint)[..., : got.shape[2], : got.shape[3]]
-            tol = growth * np.sqrt(largest) + stored * np.abs(reference.want)
-            scale = float(np.sqrt(squares.sum()))
-            self._within_bound("normal", widened(got), reference.want, tol, (growth + stored) * scale)
-        elif reference.index is not None and reference.sampled is not None and "sample" in self.checks:
-            squares = sampled_squares(self.problem, reference, recipe, footprint)
-            tol = growth * np.sqrt(squares) + stored * np.abs(reference.sampled)
-            sampled = widened(got[tuple(reference.index)])
-            limit = (growth + stored) * float(np.sqrt(reference.sampled_squares.sum()))  # type: ignore[union-attr]
-            self._within_bound("sample", sampled, reference.sampled, tol, limit, reference.index)
-        if reference.projected is not None and reference.projected_squares is not None and "projection" in self.checks:
-            # |sum_k v_k e_k| <= sum_k tol_k <= growth * sqrt(K * sum_k x^2 * w_k^2) for signs v (Cauchy-Schwarz)
-            count = reduction_channels(self.problem)
-            tol = (growth + stored) * np.sqrt(count * block_maximum(reference.projected_squares, footprint))
-            projected = project(got, self.problem, coefficients(self.problem, recipe.kind))
-            try:
-                compare.require_projection("projection", projected, reference.projected, tol, self.problem)
-            except CheckFailed as failed:
-                raise _BoundExceeded(failed.check, str(failed)) from None
-
-    def _within_bound(
-        self,
-        check: str,
-        got: Any,
-        want: Any,
-        tol: Any,
-        l2_limit: float,
-        index: np.ndarray | None = None,
-    ) -> None:
-        """Element by element, then the L2 norm of the error against that of sqrt(x^2 * w^2), which is the
-        result's own in expectation (a handful of results can cancel to nearly nothing); keeps the figures."""
-        found = compare.figures(got, want, tol, self.problem.dtype)
-        self._verdict.error.widen(found)
-        try:
-            compare.require_close(check, got, want, tol, self.problem, index)
-        except CheckFailed as failed:
-            raise _BoundExceeded(failed.check, str(failed)) from None
-        error = float(np.sqrt(np.square(got - want).sum()))
-        if not error <= l2_limit:
-            raise _BoundExceeded(check, f"the L2 norm of the error is {error:.3g}, allowed {l2_limit:.3g}")
+            self._second_run(number, self._judge.compare_normal, plan.implementation, reference, got, recipe)
 
     def _second_run(self, number: int, judge: Callable[..., None], *arguments: Any) -> None:
         """Judges a result; what only the second run on the same inputs shows is a finding of "twice"."""
@@ -424,7 +318,7 @@ class Verifier:
             return
         try:
             judge(*arguments)
-        except (CheckFailed, _BoundExceeded) as failed:
+        except (CheckFailed, BoundExceeded) as failed:
             finding = f"right at the first run, wrong at the second on the same inputs: {failed}"
             raise CheckFailed("twice", finding) from None
 
@@ -432,11 +326,3 @@ class Verifier:
         verdict = self._verdict
         verdict.ok, verdict.check, verdict.reason = False, failed.check, f"{failed.check}: {failed}"
         return verdict
-
-
-class _BoundExceeded(Exception):
-    """The statistical bound did not hold with one seed."""
-
-    def __init__(self, check: str, finding: str) -> None:
-        super().__init__(finding)
-        self.check = check
