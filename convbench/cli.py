@@ -158,9 +158,10 @@ def run(
     from convbench.suite import expansion_notes
 
     overrides = _overrides(
-        pass_, dtype, layout, weights, threads, batch, mode, semantics, inputs, algorithm, match, seed, quick, budget,
-        device,
-    )
+        pass_=pass_, dtype=dtype, layout=layout, weights=weights, threads=threads, batch=batch, mode=mode,
+        semantics=semantics, inputs=inputs, algorithm=algorithm, match=match, seed=seed, quick=quick, budget=budget,
+        device=device,
+    )  # fmt: skip
     if resume is not None:
         if suite is not None or output is not None or overrides or dry_run:
             raise errors.UsageError(
@@ -270,6 +271,8 @@ def verify(
     weights: WeightsOption = None,
     threads: ThreadsOption = None,
     batch: BatchOption = None,
+    semantics: SemanticsOption = None,
+    inputs: InputsOption = None,
     algorithm: AlgorithmOption = None,
     match: MatchOption = None,
     seed: SeedOption = None,
@@ -282,14 +285,15 @@ def verify(
     from convbench.runner.session import Session
 
     overrides = _overrides(
-        pass_, dtype, layout, weights, threads, batch, None, algorithm, match, seed, False, None, device
-    )
+        pass_=pass_, dtype=dtype, layout=layout, weights=weights, threads=threads, batch=batch, semantics=semantics,
+        inputs=inputs, algorithm=algorithm, match=match, seed=seed, device=device,
+    )  # fmt: skip
     listing = probe.probe()
     plan = runner.make_plan_for(_load(suite, overrides), listing)
     _need_something_available(plan, listing)
     counts: dict[str, int] = {}
     with ProgressBar() as bar, Session(listing, "", {}, device=plan.device) as session:
-        bar.started(len(plan.problems), len(plan.problems) * len(plan.algorithms))
+        bar.started(len(plan.problems), sum(len(plan.cases(p)) for p in plan.problems))
         threads_before = plan.problems[0].threads
         for problem in plan.problems:
             if problem.threads != threads_before:
@@ -349,25 +353,9 @@ def _calibrate(as_json: bool) -> int:
     return errors.EXIT_OK
 
 
-def _overrides(*values: Any) -> dict[str, Any]:
-    names = (
-        "pass",
-        "dtype",
-        "layout",
-        "weights",
-        "threads",
-        "batch",
-        "mode",
-        "semantics",
-        "inputs",
-        "algorithm",
-        "match",
-        "seed",
-        "quick",
-        "budget",
-        "device",
-    )
-    return {n: v for n, v in zip(names, values, strict=True) if v not in (None, False, [])}
+def _overrides(**given: Any) -> dict[str, Any]:
+    """The options that were given, by their names on the command line."""
+    return {name.rstrip("_"): value for name, value in given.items() if value not in (None, False, [])}
 
 
 def _load(text: str | None, overrides: dict[str, Any]) -> Suite:
@@ -401,5 +389,5 @@ def _print_cases(plan: RunPlan) -> int:
     cases = [c for p in plan.problems for c in plan.cases(p)]
     for case in cases:
         typer.echo(repro_line(case, plan.device) + (f"  # {case.label}" if case.label else ""))
-    typer.echo(f"{len(cases)} cases: {len(plan.problems)} problems x {len(plan.algorithms)} algorithms", err=True)
+    typer.echo(f"{len(cases)} cases: {len(plan.problems)} problems, {len(plan.algorithms)} algorithms", err=True)
     return errors.EXIT_OK

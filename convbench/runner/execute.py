@@ -75,7 +75,7 @@ def execute(
         have = {record.case.id for record in kept}
         todo = [p for p in plan.problems if not all(c.id in have for c in plan.cases(p))]
         outcome = Outcome(run_dir, Counter(r.status for r in kept))
-        observer.started(len(todo), len(todo) * len(plan.algorithms))
+        observer.started(len(todo), sum(len(plan.cases(p)) for p in todo))
         with Session(listing, env_id, versions, scratch=run_dir, device=plan.device) as session:
             written = _environment(plan, facts, run_dir, session, resume)
             writer = RecordWriter(run_dir / "records.jsonl")
@@ -106,7 +106,7 @@ def _run_all(
             plan,
             problem,
             session,
-            budget.next_share(GPU_CASE_S * len(plan.algorithms) if plan.device == "cuda" else 0.0),
+            budget.next_share(GPU_CASE_S * len(plan.cases(problem)) if plan.device == "cuda" else 0.0),
             lambda algorithm, doing, p=problem: observer.now(p, algorithm, doing),  # type: ignore[misc]
         )
         records = run.run()

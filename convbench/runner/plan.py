@@ -15,7 +15,11 @@ from convbench.suite import Policy, ProblemCase
 
 @dataclass
 class RunPlan:
-    """Problems in order, algorithm names, baselines in order of preference, the policy, and whose rows they are."""
+    """Problems in order, algorithm names, baselines in order of preference, the policy, and whose rows they are.
+
+    semantics: of each row that takes part only in problems of its own semantics; a row asked for by its name is not
+    in it, and its records say what it does not compute.
+    """
 
     suite: dict[str, Any]
     problems: list[ProblemCase]
@@ -25,11 +29,14 @@ class RunPlan:
     source_sha: dict[str, str] = field(default_factory=dict)
     mixed: bool = False
     device: str = "cpu"
+    semantics: dict[str, str] = field(default_factory=dict)
 
     def cases(self, problem: ProblemCase) -> list[Case]:
-        """One case per algorithm."""
+        """One case per algorithm, but for those of other semantics that only a glob took."""
         options = Options(problem.weights, problem.threads, problem.mode, problem.inputs, problem.seed)
-        return [Case(problem.problem, name, options, problem.label, problem.count) for name in self.algorithms]
+        own = problem.problem.semantics
+        names = [name for name in self.algorithms if self.semantics.get(name, own) == own]
+        return [Case(problem.problem, name, options, problem.label, problem.count) for name in names]
 
     def to_json(self) -> str:
         """The plan as a JSON document."""
@@ -43,6 +50,7 @@ class RunPlan:
             "source_sha": self.source_sha,
             "mixed": self.mixed,
             "device": self.device,
+            "semantics": self.semantics,
         }
         return json.dumps(data, indent=1)
 
@@ -63,6 +71,7 @@ class RunPlan:
                 data["source_sha"],
                 data["mixed"],
                 data.get("device", "cpu"),  # plans written before there was another
+                data.get("semantics", {}),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RecordsError(

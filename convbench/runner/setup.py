@@ -36,7 +36,7 @@ def make_plan_for(suite: Suite, listing: dict[str, Any]) -> RunPlan:
             raise UsageError(
                 f"threads {problem.threads}: this process may use {allowed_cores()} core(s); take fewer, or 'all'"
             )
-    return RunPlan(
+    plan = RunPlan(
         suite={"name": suite.name, "title": suite.title, "path": str(suite.path or ""), "sha": suite.sha},
         problems=problems,
         algorithms=algorithms,
@@ -44,7 +44,24 @@ def make_plan_for(suite: Suite, listing: dict[str, Any]) -> RunPlan:
         policy=suite.policy,
         source_sha={n: described[n]["source_sha"] for n in algorithms if n in described},
         device=suite.device,
+        semantics={
+            name: described[name]["semantics"]
+            for name in algorithms
+            if name in described and name not in suite.algorithms
+        },
     )
+    _every_problem_has_a_row(plan, suite)
+    return plan
+
+
+def _every_problem_has_a_row(plan: RunPlan, suite: Suite) -> None:
+    """UnknownAlgorithm where a problem's semantics is that of none of the chosen rows."""
+    for problem in plan.problems:
+        if not plan.cases(problem):
+            raise UnknownAlgorithm(
+                f"no algorithm out of {', '.join(suite.algorithms)} computes semantics {problem.problem.semantics} "
+                f"({problem.label}); `convbench list --all` shows what each computes"
+            )
 
 
 def _not_of_another_device(suite: Suite, names: list[str], elsewhere: set[str]) -> None:

@@ -299,7 +299,8 @@ def test_the_environment_registers_engines() -> None:
 def test_each_class_has_its_baseline_and_strict_float32_goes_first() -> None:
     rows = {name: r for name, r in catalog.load().implementations.items() if r.vendor and r.device == "cuda"}
     described = [
-        {"name": n, "device": "cuda", "vendor": True, "unavailable": None, "arithmetic": r.arithmetic, "source_sha": ""}
+        {"name": n, "device": "cuda", "vendor": True, "unavailable": None, "arithmetic": r.arithmetic, "source_sha": "",
+         "semantics": str(r.semantics)}
         for n, r in rows.items()
     ]
     plan = make_plan_for(load_suite("gpu_headline"), {"implementations": described, "broken": [], "skip": {}})

@@ -15,7 +15,7 @@ from convbench.runner.budget import weight
 from convbench.runner.session import MEMORY_SHARE, Session
 from convbench.suite import expand, load_suite
 
-ROW = {"unavailable": None, "vendor": False, "arithmetic": "native", "source_sha": "0"}
+ROW = {"unavailable": None, "vendor": False, "arithmetic": "native", "source_sha": "0", "semantics": "linear"}
 LISTING: dict[str, Any] = {
     "implementations": [
         {**ROW, "name": "im2col_numpy", "device": "cpu"},
@@ -73,6 +73,29 @@ def test_a_row_of_the_other_device_is_named(tmp_path: Path) -> None:
     suite = load_suite("vgg", {"algorithm": "im2col_cuda"})
     with pytest.raises(UnknownAlgorithm, match="im2col_cuda runs on cuda, and this run is for cpu: say --device cuda"):
         make_plan_for(suite, LISTING)
+
+
+SIGNS = {**ROW, "name": "binary_packed_numpy", "device": "cpu", "semantics": "binary"}
+BOTH = "problems: [ic4ih8oc4oh8kh3ph1]\naxes: {semantics: [linear, binary]}\n"
+
+
+def test_a_row_takes_part_in_problems_of_its_own_semantics_unless_it_is_named(tmp_path: Path) -> None:
+    listing = {**LISTING, "implementations": [*LISTING["implementations"], SIGNS], "broken": []}
+    plan = make_plan_for(load_suite(written(tmp_path, BOTH)), listing)
+    by_semantics = {p.problem.semantics: [c.implementation for c in plan.cases(p)] for p in plan.problems}
+    assert by_semantics == {"linear": ["onednn", "im2col_numpy"], "binary": ["binary_packed_numpy"]}
+    again = RunPlan.from_file(written(tmp_path, plan.to_json()))
+    assert [again.cases(p) for p in again.problems] == [plan.cases(p) for p in plan.problems]
+    named = make_plan_for(load_suite(written(tmp_path, BOTH + "algorithms: [im2col_numpy, 'binary*']\n")), listing)
+    assert [[c.implementation for c in named.cases(p)] for p in named.problems] == [
+        ["onednn", "im2col_numpy"], ["im2col_numpy", "binary_packed_numpy"],
+    ]  # fmt: skip
+
+
+def test_semantics_that_no_chosen_row_computes_are_an_error(tmp_path: Path) -> None:
+    suite = load_suite(written(tmp_path, BOTH), {"algorithm": "im2col*"})
+    with pytest.raises(UnknownAlgorithm, match=r"no algorithm out of im2col\* computes semantics binary"):
+        make_plan_for(suite, {**LISTING, "broken": []})
 
 
 def test_axes_of_an_item_go_before_the_suite_s_and_after_the_command_line_s(tmp_path: Path) -> None:
