@@ -7,6 +7,7 @@ for a whole process.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
@@ -22,6 +23,8 @@ _BITS = {"avx512": 512, "avx2": 256, "neon": 128, "generic": 128}
 #: Features that make LLVM take AVX (256 bits) although AVX itself is switched off, because they imply it.
 _IMPLY_AVX = ("avx", "fma", "f16c", "xop", "vaes", "vpclmulqdq", "sha512", "sm3", "sm4")
 _REGISTERS = {"avx512": 32, "avx2": 16, "neon": 32, "generic": 16}
+#: Linux, x86-64: the number of arch_prctl, its request for the right to a state, and the state of AMX's tiles.
+_ARCH_PRCTL, _REQUEST, _TILE_STATE = 158, 0x1023, 18
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Target:
     def has(self, feature: str) -> bool:
         """Whether an instruction-set extension (LLVM's name, such as avx512vnni) may be used."""
         return f"+{feature}" in self.features.split(",")
+
+    def tiles(self, feature: str) -> bool:
+        """Whether an extension of AMX (amx-int8, amx-bf16) may be used: the unit has it and the system lets us."""
+        return self.has("amx-tile") and self.has(feature) and _tiles_granted()
 
 
 @functools.cache
@@ -79,6 +86,14 @@ def named(name: str) -> Target:
         features = {f: on and not f.startswith(_IMPLY_AVX) for f, on in features.items()}
     text = ",".join(f"{'+' if on else '-'}{feature}" for feature, on in sorted(features.items()))
     return Target(name, _BITS[name], _REGISTERS[name], llvm.get_host_cpu_name(), text)
+
+
+@functools.cache
+def _tiles_granted() -> bool:
+    """Asks Linux, once, for the right to use AMX's tiles: 8 KiB that each thread saves, so a process has to ask."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return False
+    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_STATE) == 0
 
 
 @functools.cache
