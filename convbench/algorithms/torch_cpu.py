@@ -1,9 +1,10 @@
 """PyTorch's convolutions on the CPU: a cross-check of results and of the vendor baseline.
 
 PyTorch, https://pytorch.org: aten::convolution and aten::convolution_backward. Which backend serves a call is
-PyTorch's own rule: for float32 mostly the oneDNN it bundles (another version than row `onednn` uses); for float64 and
-for some float32 shapes (a 1x1 filter at batch 1 on one thread, for example) its own im2col + MKL. It tells neither
-that choice nor the scratch memory that goes with it.
+PyTorch's own rule, which the note "vendor_impl" repeats: for float32 mostly the oneDNN it bundles ("Mkldnn", another
+version than row `onednn` uses), for the 16-bit types always that where the processor has AVX-512; for float64 and for
+some float32 shapes (a 1x1 filter at batch 1 on one thread, for example) its own im2col + MKL. Which kernel of oneDNN,
+and the scratch memory of either, it does not tell.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from convbench.devices.arrays import storage
 from convbench.problem import Pass, Problem
 from convbench.registry import Context, Implementation, Run, bind_weights, register
 
@@ -26,8 +28,8 @@ class TorchCpu(Implementation):
     nhwc arrays are handed over as channels_last views. PyTorch allocates its own result, which run() copies into
     `out`; that copy is on the clock, because nothing in PyTorch writes the result in place (convolution.out copies
     too). Asymmetric padding is done by F.pad, on the clock, because a convolution takes one padding an axis here.
-    Packed weights: a float32 forward pass with symmetric padding takes oneDNN's reordered filter, as frozen models
-    do; elsewhere there is nothing to pack and the filter is kept as it is (note "packed").
+    Packed weights: a forward pass with symmetric padding, but in float64, takes oneDNN's reordered filter, as frozen
+    models do; elsewhere there is nothing to pack and the filter is kept as it is (note "packed").
 
     error_growth: measured as for `onednn` (which see), with the same largest value, 1.92; 1.70 in float64.
     """
@@ -54,14 +56,43 @@ class TorchCpu(Implementation):
         torch.set_num_threads(context.threads)
         torch.set_float32_matmul_precision("highest")
         torch.backends.nnpack.set_flags(False)  # its Winograd would not be what the other shapes are computed with
-        context.note("vendor_impl", _versions(torch))
         call = _Call(torch, problem, context)
-        if weights is not None and _can_pack(problem):
+        context.note("vendor_impl", f"{_versions(torch)}, backend {call.backend()}")
+        if weights is not None and _can_pack(problem, call):
             context.note("packed", "the filter, by mkldnn::_reorder_convolution_weight")
             return call.forward_packed(weights)
         if weights is not None:
-            context.note("packed", "nothing: PyTorch packs float32 forward filters with symmetric padding only")
+            context.note("packed", "nothing: PyTorch packs forward filters for oneDNN with symmetric padding only")
         return bind_weights(call.run, weights, context)
+
+
+@register
+class TorchBf16(TorchCpu):
+    """`torch` in bfloat16, which PyTorch hands to its oneDNN (AMX or AVX512_BF16; summed in float32, rounded once).
+
+    error_growth is that of float32, in which the sums are: of it, no more than 0.10 was seen beyond half an ulp of the
+    stored result (seven shapes, C up to 512, depthwise, 7x7 stride 2, all passes and layouts), relative L2 error 0.44
+    half ulps.
+    """
+
+    name = "torch_bf16"
+    dtypes = ("bfloat16",)
+    arithmetic = "bfloat16-acc32"
+
+
+@register
+class TorchFp16(TorchCpu):
+    """`torch` in float16, which PyTorch hands to its oneDNN (AVX512_FP16; summed in float32, rounded once).
+
+    Backward weights is no pass of this row: for float16 that oneDNN has reference code alone (ref:any of 3.12, one
+    product at a time), which is never a baseline. error_growth as in `torch_bf16`: at most 0.51 was seen beyond half an
+    ulp of the stored result, relative L2 error 0.45 half ulps.
+    """
+
+    name = "torch_fp16"
+    passes = (Pass.FORWARD, Pass.BACKWARD_DATA)
+    dtypes = ("float16",)
+    arithmetic = "float16-acc32"
 
 
 def _symmetric(problem: Problem) -> bool:
@@ -69,8 +100,10 @@ def _symmetric(problem: Problem) -> bool:
     return top == bottom and left == right
 
 
-def _can_pack(problem: Problem) -> bool:
-    return problem.pass_ is Pass.FORWARD and problem.dtype == "float32" and _symmetric(problem)
+def _can_pack(problem: Problem, call: _Call) -> bool:
+    if problem.pass_ is not Pass.FORWARD or not _symmetric(problem):
+        return False
+    return problem.dtype == "float32" or (problem.dtype != "float64" and call.backend() == "Mkldnn")
 
 
 def _padded_x_shape(problem: Problem) -> tuple[int, ...]:
@@ -122,9 +155,20 @@ class _Call:
         # convolution_backward asks for both operands of the forward pass; of the one whose gradient is wanted only
         # the shape and the memory format matter.
         if problem.pass_ is Pass.BACKWARD_DATA:
-            self.stand_in = self._view(context.empty(_padded_x_shape(problem), problem.dtype))
+            self.stand_in = self._view(context.empty(_padded_x_shape(problem), storage(problem.dtype)))
         elif problem.pass_ is Pass.BACKWARD_WEIGHTS:
-            self.stand_in = self._view(context.empty(problem.out_shape, problem.dtype))
+            self.stand_in = self._view(context.empty(problem.out_shape, storage(problem.dtype)))
+
+    def backend(self) -> str:
+        """What aten::convolution and its gradients go to, by PyTorch's own rule: "Mkldnn", "Slow2d" ..."""
+        torch, shape = self.torch, self.problem.shape
+        sizes = (_padded_x_shape(self.problem), shape.w_shape(self.problem.layout))
+        x, w = (torch.empty(size, dtype=getattr(torch, self.problem.dtype)) for size in sizes)
+        if self.nhwc:
+            x, w = x.permute(0, 3, 1, 2), w.permute(0, 3, 1, 2)
+        stride, padding, dilation = self.geometry
+        chosen = torch._C._select_conv_backend(x, w, None, stride, padding, dilation, False, [0, 0], shape.groups)
+        return str(chosen.name)
 
     def _view(self, array: np.ndarray) -> Any:
         """The same memory as a tensor of logical shape (N, C, H, W) or (K, C/G, R, S); channels_last for nhwc."""
@@ -132,6 +176,8 @@ class _Call:
             memory = memoryview((ctypes.c_char * array.nbytes).from_address(array.ctypes.data))
             array = np.ndarray(array.shape, array.dtype, memory)
         tensor = self.torch.from_numpy(array)
+        if self.problem.dtype == "bfloat16":  # its bits, in uint16
+            tensor = tensor.view(self.torch.bfloat16)
         return tensor.permute(0, 3, 1, 2) if self.nhwc else tensor
 
     def _padded(self, x: Any) -> Any:

@@ -58,7 +58,7 @@ def signs(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> np.nd
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("pass_", list(Pass))
-@pytest.mark.parametrize("name", ["onednn_bf16", "onednn_fp16"])
+@pytest.mark.parametrize("name", ["onednn_bf16", "onednn_fp16", "torch_bf16", "torch_fp16"])
 def test_whole_numbers_exactly_raw_and_packed(name: str, pass_: Pass, layout: str) -> None:
     implementation, rng, computed = row(name), np.random.default_rng(4), 0
     dtype = implementation.dtypes[0]
@@ -66,7 +66,8 @@ def test_whole_numbers_exactly_raw_and_packed(name: str, pass_: Pass, layout: st
         problem = Problem(shape, pass_, dtype, layout)
         refusal = implementation.why_not(problem)
         if refusal:  # only for what the library leaves to its reference code
-            assert "picks the reference implementation ref" in refusal, label
+            known = "picks the reference implementation ref" if name == "onednn_fp16" else "pass must be"
+            assert known in refusal and name.endswith("fp16"), label
             continue
         computed += 1
         a, b = (signs(s, dtype, rng) for s in (problem.a_shape, problem.b_shape))
@@ -76,7 +77,7 @@ def test_whole_numbers_exactly_raw_and_packed(name: str, pass_: Pass, layout: st
             poison(out)
             make_plan(implementation, problem, CpuContext(2), weights).run(a, None if weights is not None else b, out)
             np.testing.assert_array_equal(to_logical(as_real(out), layout), want, err_msg=f"{label} {weights is None}")
-    assert computed == len(SHAPES) or (name == "onednn_fp16" and pass_ is not Pass.FORWARD)
+    assert computed == len(SHAPES) or (name.endswith("fp16") and pass_ is not Pass.FORWARD)
 
 
 @needs_onednn
@@ -126,3 +127,13 @@ def test_one_pass_that_the_library_has_makes_the_row_available(monkeypatch: pyte
         said = implementations()["onednn_fp16"].unavailable()
         assert said is None if sentence is None else said is not None and said.endswith(sentence)
     onednn._answers.cache_clear()
+
+
+def test_torch_says_what_it_computes_with_and_packs_for_it() -> None:
+    implementation = row("torch_bf16")
+    for label, packs in (("plain", True), ("asymmetric", False)):
+        problem, context = Problem(SHAPES[label], dtype="bfloat16", layout="nhwc"), CpuContext()
+        implementation.prepare(problem, context, np.ones(problem.b_shape, storage("bfloat16")))
+        backend = context.notes["vendor_impl"].rpartition("backend ")[2]
+        assert context.notes["packed"].startswith("the filter") == (packs and backend == "Mkldnn")
+        assert context.notes["vendor_impl"].startswith("torch ") and backend.isalnum()
