@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from convbench.algorithms._simd import address_of
 from convbench.problem import Pass, Problem
 from convbench.registry import Context, Run
 from convbench.simd.driver import Runner
-from convbench.simd.kernels import gemm, gemm_pixels, pack
+from convbench.simd.kernels import gemm, gemm_pixels, half_pixels, pack
 from convbench.simd.kernels.transpose import conversions
 from convbench.simd.target import Target
 
@@ -35,16 +36,30 @@ def plan_of(problem: Problem, target: Target, threads: int) -> Plan:
     return plan(problem, shape.columns(target), shape.rows, threads)
 
 
-def prepare_products(problem: Problem, context: Context, weights: Any, target: Target) -> Run:
-    """Forward and backward data: run(a, b, out), or run(a, out) where the filter is given now."""
-    made, shape, g = plan_of(problem, target, context.threads), shape_of(problem, target), Geometry.of(problem)
+def in_words(problem: Problem) -> Problem:
+    """The problem whose channels are words of two of this one's, in each group."""
+    s = problem.shape
+    pairs = -(-Geometry.of(problem).channels // 2) * s.groups
+    shape = replace(s, c=pairs) if problem.pass_ is Pass.FORWARD else replace(s, k=pairs)
+    return replace(problem, shape=shape)
+
+
+def prepare_products(
+    problem: Problem, context: Context, weights: Any, target: Target, words: bool = False
+) -> Run:
+    """Forward and backward data: run(a, b, out), or run(a, out) where the filter is given now.
+
+    words: float16 is multiplied as it is, two channels at a time.
+    """
+    made = plan_of(in_words(problem) if words else problem, target, context.threads)
+    shape, g = shape_of(problem, target), made.geometry
     tables = _tables(made)
     context.account(tables.nbytes, "tables")
     packed = context.empty(made.packed_floats, np.float32)
     packed.fill(0)  # the last panel's columns that do not exist
     per_thread = -(-(made.strip_floats + made.result_floats) // 16) * 16 + 16
     scratch = context.empty(per_thread * context.threads, np.float32)
-    order = _packing_order(made, problem)
+    order = _packing_order(made, problem, words)
     context.account(order.nbytes, "order of the filter")
     jobs = g.images * g.groups * len(made.tiles)
     chunks = 1 if jobs >= 8 * context.threads or context.threads == 1 else min(made.panels, context.threads)
@@ -56,15 +71,18 @@ def prepare_products(problem: Problem, context: Context, weights: Any, target: T
         "width": made.width, "channels": g.channels, "filters": g.filters, "taps": g.taps, "block": made.block,
         "a_height": g.a_height, "a_width": g.a_width, "height": g.height, "out_width": g.width, "left": made.left,
         "columns": made.columns, "rows_of_block": shape.rows,
-        "kernel": gemm_pixels.pixels(target, shape, _follows(made)).address, **conversions(target, problem.dtype),
-        "ahead": int(packed.nbytes > AHEAD_BYTES),
+        "stored": Geometry.of(problem).channels, "ahead": int(packed.nbytes > AHEAD_BYTES),
         "pack_table": order.ctypes.data, **_packing(problem, target),
+        **_kernels(made, shape, problem.dtype, target, words),
     }  # fmt: skip
+    pairs = context.empty(context.threads * pair_floats(made) if words else 1, np.float32)
+    pairs.fill(0)  # the channel that an odd number lacks
+    values["pairs"] = address_of(pairs)
     parameters = np.zeros(len(NAMES), np.int64)
     for name, value in values.items():
         parameters[NAMES.index(name)] = value
     products, packing = (Runner(t, parameters, context.threads) for t in (tile_task, pack_task))
-    kept = (packed, scratch, tables, order)
+    kept = (packed, scratch, tables, order, pairs)
 
     def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         parameters[W] = address_of(b)
@@ -80,6 +98,19 @@ def prepare_products(problem: Problem, context: Context, weights: Any, target: T
     parameters[W] = address_of(weights)
     packing(g.groups * made.panels)
     return run_packed
+
+
+def pair_floats(made: Plan) -> int:
+    """Of one panel in float32, before its words are made."""
+    return 2 * made.geometry.taps * made.geometry.channels * made.width
+
+
+def _kernels(made: Plan, shape: gemm.Shape, dtype: str, target: Target, words: bool) -> dict[str, int]:
+    """What multiplies, and what converts on the way in and out."""
+    if words:
+        kernel, pair = half_pixels.pixels(target, shape), half_pixels.pair(target).address
+        return {"kernel": kernel.address, "pair": pair, **half_pixels.conversions(target)}
+    return {"kernel": gemm_pixels.pixels(target, shape, _follows(made)).address, **conversions(target, dtype)}
 
 
 def _follows(made: Plan) -> bool:
@@ -124,15 +155,17 @@ def table_items(made: Plan) -> int:
     return 5 * len(made.tiles) + sum(1 + 7 * len(kind) for kind in made.kinds) + pairs
 
 
-def _packing_order(made: Plan, problem: Problem) -> np.ndarray:
+def _packing_order(made: Plan, problem: Problem, words: bool) -> np.ndarray:
     """Where each (channel, tap) of the filter lies in a panel, in the order in which the kernel reads the filter."""
-    g = made.geometry
-    channel, tap = np.arange(g.channels)[:, None], np.arange(g.taps)[None, :]
+    g, stored = made.geometry, np.arange(Geometry.of(problem).channels)[:, None]
+    channel, tap = stored // 2 if words else stored, np.arange(g.taps)[None, :]
     first = channel // made.block * made.block
     here = np.minimum(made.block, g.channels - first)
     if problem.pass_ is Pass.BACKWARD_DATA:
         tap = g.taps - 1 - tap
     places = (g.taps * first + tap * here + channel - first) * made.width  # (channels, taps)
+    if words:
+        places = 2 * places + stored % 2 * made.width
     if problem.pass_ is Pass.FORWARD and problem.layout == "nhwc":
         places = places.T
     return np.ascontiguousarray(places.ravel(), dtype=np.int64)

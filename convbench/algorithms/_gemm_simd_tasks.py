@@ -13,22 +13,24 @@ from convbench.simd.patch import gather, share
 
 #: The table of parameters. per_thread, strip: floats of a thread's scratch, and of the strip of input at its beginning
 #: (0: none). chunks: tasks into which the panels of a tile are divided. ahead: 1 to fetch the next block of the filter
-#: while this one is used. w and pack_*: the raw filter and how it is read, see `_packing` in _gemm_simd_run. size: of
-#: an element of a, w and out in bytes; where it is not 4, `convert` and `transpose` make float32 of them, `convert_out`
-#: and `transpose_out` the reverse. held: results are gathered in the scratch of the thread.
+#: while this one is used. w and pack_*: the raw filter and how it is read, see `_packing` in _gemm_simd_run.
+#: held: results are gathered in the thread's scratch. size: bytes of an element of a, w and out; where it is not 4,
+#: `convert` and `transpose` make float32 of them, `convert_out` and `transpose_out` the reverse. stored: elements of a
+#: group in a pixel of a; two of them may make one of `channels`, and then `pair` makes such words of a panel that was
+#: packed in `pairs`, of which each thread has one.
 NAMES = (
     "a", "packed", "out", "tiles", "scratch", "per_thread", "strip", "nchw", "padded", "groups", "tile_count", "chunks",
     "panels", "width", "channels", "filters", "taps", "block", "a_height", "a_width", "height", "out_width", "left",
     "columns", "rows_of_block", "kernel", "transpose", "ahead", "w", "pack", "pack_table", "pack_rows", "pack_columns",
     "pack_row_from", "pack_step", "pack_repeat", "pack_next", "pack_group", "size", "held", "convert", "convert_out",
-    "transpose_out",
+    "transpose_out", "stored", "pair", "pairs",
 )  # fmt: skip
 (
     A, PACKED, OUT, TILES, SCRATCH, PER_THREAD, STRIP, NCHW, PADDED, GROUPS, TILE_COUNT, CHUNKS,
     PANELS, WIDTH, CHANNELS, FILTERS, TAPS, BLOCK, A_HEIGHT, A_WIDTH, HEIGHT, OUT_WIDTH, LEFT,
     COLUMNS, ROWS_OF_BLOCK, KERNEL, TRANSPOSE, AHEAD, W, PACK, PACK_TABLE, PACK_ROWS, PACK_COLUMNS,
     PACK_ROW_FROM, PACK_STEP, PACK_REPEAT, PACK_NEXT, PACK_GROUP, SIZE, HELD, CONVERT, CONVERT_OUT,
-    TRANSPOSE_OUT,
+    TRANSPOSE_OUT, STORED, PAIR, PAIRS,
 ) = range(len(NAMES))  # fmt: skip
 
 #: Integers of one tile in the table of tiles, and of one group of pixels in the table of its kind.
@@ -52,23 +54,23 @@ def tile_task(index: int, thread: int, p: int) -> None:
 @njit(error_model="numpy")
 def _input(p: int, image: int, group: int, top: int, rows: int, scratch: int) -> int:
     """Address of the first pixel of a tile's input: in place, or gathered into the thread's strip."""
-    channels, height, width = item(p, CHANNELS), item(p, A_HEIGHT), item(p, A_WIDTH)
-    total, size = channels * item(p, GROUPS), item(p, SIZE)
+    channels, stored, height, width = item(p, CHANNELS), item(p, STORED), item(p, A_HEIGHT), item(p, A_WIDTH)
+    total, size = stored * item(p, GROUPS), item(p, SIZE)
     if item(p, STRIP) == 0:
         if item(p, NCHW) == 1:
             return item(p, A)
-        return item(p, A) + 4 * (((image * height + top) * width) * total + group * channels)
+        return item(p, A) + 4 * (((image * height + top) * width) * total + group * stored)
     if item(p, PADDED) == 0:  # whole rows: pixels lie beside each other
         if item(p, NCHW) == 1:
-            source = item(p, A) + size * ((image * total + group * channels) * height + top) * width
-            call(item(p, TRANSPOSE), (channels, rows * width, source, height * width, scratch, channels))
+            source = item(p, A) + size * ((image * total + group * stored) * height + top) * width
+            call(item(p, TRANSPOSE), (stored, rows * width, source, height * width, scratch, channels))
         else:
-            source = item(p, A) + size * (((image * height + top) * width) * total + group * channels)
-            call(item(p, CONVERT), (rows * width, channels, source, total, scratch, channels))
+            source = item(p, A) + size * (((image * height + top) * width) * total + group * stored)
+            call(item(p, CONVERT), (rows * width, stored, source, total, scratch, channels))
         return scratch
     columns = item(p, COLUMNS)
     gather(
-        item(p, A), item(p, NCHW), total, height, width, image, group * channels, channels,
+        item(p, A), item(p, NCHW), total, height, width, image, group * stored, stored,
         top, rows, item(p, LEFT), columns, scratch, columns * channels, channels, item(p, TRANSPOSE),
         size, item(p, CONVERT),
     )  # fmt: skip
@@ -119,8 +121,14 @@ def pack_task(index: int, thread: int, p: int) -> None:
     panels, width = item(p, PANELS), item(p, WIDTH)
     panel, group = index % panels, index // panels
     left = min(width, item(p, FILTERS) - panel * width)
-    to = item(p, PACKED) + 4 * index * item(p, TAPS) * item(p, CHANNELS) * width
-    _pack(p, group, panel, left, to)
+    rows = item(p, TAPS) * item(p, CHANNELS)
+    to = item(p, PACKED) + 4 * index * rows * width
+    if item(p, PAIR) == 0:
+        _pack(p, group, panel, left, to)
+    else:
+        pairs = item(p, PAIRS) + 8 * thread * rows * width
+        _pack(p, group, panel, left, pairs)
+        call(item(p, PAIR), (rows, width, pairs, to))
 
 
 @njit(error_model="numpy")

@@ -23,16 +23,18 @@ def gather(
 
     x: address of an activation (channels, height, width) in NCHW (nchw = 1) or NHWC. row, pixel: strides of the
     strip in elements. transpose: address of the kernel of that name. size: bytes of an element of x; where it is not 4,
-    transpose makes float32 of such elements, and so does convert, the address of that kernel.
+    transpose makes float32 of such elements, and so does convert, the address of that kernel. Where they make one word
+    of two channels, pixel may be less than count.
     """
+    blank = min(count, pixel)
     start, end = max(left, 0), min(left + columns, width)  # what exists of each row
     for i in range(rows):
         h = top + i
         to = strip + 4 * i * row
         if h < 0 or h >= height or end <= start:
-            _zero_pixels(to, columns, count, pixel)
+            _zero_pixels(to, columns, blank, pixel)
             continue
-        _zero_pixels(to, start - left, count, pixel)
+        _zero_pixels(to, start - left, blank, pixel)
         inner = to + 4 * (start - left) * pixel
         if nchw:
             source = x + size * (((image * channels + first) * height + h) * width + start)
@@ -43,7 +45,7 @@ def gather(
         else:
             source = x + 4 * (((image * height + h) * width + start) * channels + first)
             _copy_pixels(inner, pixel, source, channels, end - start, count)
-        _zero_pixels(to + 4 * (end - left) * pixel, left + columns - end, count, pixel)
+        _zero_pixels(to + 4 * (end - left) * pixel, left + columns - end, blank, pixel)
 
 
 @njit(error_model="numpy")

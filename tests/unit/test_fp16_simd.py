@@ -1,4 +1,4 @@
-"""float16 in memory: conversions of every value, copies and transposes that convert, and direct_fp16_simd."""
+"""float16 on the CPU: conversions of every value, copies that convert, products in single and in half precision."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from convbench.devices.base import make_plan
 from convbench.devices.cpu import CpuContext, aligned_empty
 from convbench.problem import LAYOUTS, ConvShape, Pass, Problem
 from convbench.simd import target as units
-from convbench.simd.kernels import pack
+from convbench.simd.kernels import gemm_pixels, half_pixels, pack
+from convbench.simd.kernels.gemm import Shape
 from convbench.simd.kernels.stored import convert
 from convbench.simd.kernels.transpose import transpose
 from convbench.simd.target import Target
-from tests.simd_helpers import Arena, address, target
+from tests.simd_helpers import UNITS, Arena, address, target
 
 __all__ = ["target"]
 
 make = ConvShape.make
+MULTIPLY = [units.named(name) for name in UNITS if half_pixels.has_instruction(units.named(name))]
 SHAPES = [
     make(1, 16, 6, 6, 16, 3, 3, padding=1),
     make(2, 3, 9, 8, 5, 3, 3, padding=1),
@@ -169,3 +171,98 @@ def test_numpy_form_rounds_once(pass_: Pass, dtype: str) -> None:
             out = np.zeros(half.out_shape, want.dtype)
             plan.run(*narrow, out)
             np.testing.assert_array_equal(out, want)
+
+
+# ---- products in float16: on the machines that have them, and nowhere else
+
+
+def words_of(matrix: np.ndarray) -> np.ndarray:
+    """(rows, channels) of float16 as (rows, words): an odd number gets a 0."""
+    rows, channels = matrix.shape
+    padded = np.zeros((rows, channels + channels % 2), np.float16)
+    padded[:, :channels] = matrix
+    return padded.view(np.uint32)
+
+
+def test_pixels_become_words() -> None:
+    rng = np.random.default_rng(7)
+    source_arena, to_arena = Arena(6000, np.float16), Arena(4000, np.uint32)
+    for unit in MULTIPLY:
+        for pixels in (1, 3, 16, 37):
+            for channels in (1, 2, 5, 31, 32, 33, 64, 75):
+                values = rng.integers(-99, 99, (pixels, channels)).astype(np.float16)
+                want = words_of(values)
+                for kernel, given in ((half_pixels.copy_words, values), (half_pixels.turn_words, values.T)):
+                    to_arena.all.fill(7)
+                    out = to_arena.cut(*want.shape)
+                    source = source_arena.holding(given)
+                    kernel(unit)(*given.shape, address(source), given.shape[1], address(out), want.shape[1])
+                    np.testing.assert_array_equal(out, want)
+                    assert np.count_nonzero(to_arena.all == 7) >= to_arena.all.size - want.size
+
+
+def test_panels_become_words() -> None:
+    rng = np.random.default_rng(8)
+    for unit in MULTIPLY:
+        panel = rng.integers(-99, 99, (10, 32)).astype(np.float32)
+        words = np.zeros((5, 32), np.uint32)
+        half_pixels.pair(unit)(5, 32, address(panel), address(words))
+        pairs = panel.astype(np.float16).reshape(5, 2, 32).transpose(0, 2, 1)
+        np.testing.assert_array_equal(words, np.ascontiguousarray(pairs).view(np.uint32)[..., 0])
+
+
+def test_half_pixels_kernel() -> None:
+    """Depths below, at and beyond LIMIT, and segments that share an addition to the sums in float32."""
+    rng = np.random.default_rng(9)
+    for unit in MULTIPLY:
+        for vectors in (1, 2, 3, 4):
+            rows, width = gemm_pixels.rows_for(unit, vectors), vectors * unit.lanes
+            kernel = half_pixels.pixels(unit, Shape(rows, vectors, 2))
+            for n, depth, accumulate in ((1, 1, 0), (rows + 1, 43, 1), (rows, 128, 0), (2 * rows - 1, 300, 1)):
+                a = rng.integers(-3, 4, (4000, 2)).astype(np.float16)
+                b = rng.integers(-3, 4, (3 * depth, width, 2)).astype(np.float16)
+                c = rng.integers(-9, 10, (n, width)).astype(np.float32)
+                starts, offsets = rng.integers(0, 1900, n), (5, 100, 1000)
+                pairs = np.stack([starts, np.arange(n) * width], axis=1).astype(np.int64)
+                segments = np.array([(o, i * depth * width) for i, o in enumerate(offsets)], np.int64)
+                taken = np.stack([[a[s + o : s + o + depth] for o in offsets] for s in starts]).astype(np.float64)
+                taken = taken.reshape(n, 3 * depth, 2)
+                want = c * accumulate + np.einsum("nki,kwi->nw", taken, b.astype(np.float64))
+                kernel(
+                    n, width, address(pairs), address(a), address(b), address(segments), 3, depth, address(c),
+                    accumulate, address(b), 640,
+                )  # fmt: skip
+                np.testing.assert_array_equal(c, want)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_", [Pass.FORWARD, Pass.BACKWARD_DATA])
+def test_sums_in_half_precision_are_exact_while_they_are_small(pass_: Pass, layout: str) -> None:
+    rng = np.random.default_rng(10)
+    if catalog.load().implementations["direct_fp16acc16_simd"].unavailable():
+        assert not MULTIPLY
+        return
+    for shape in SHAPES:
+        half, single = (Problem(shape, pass_, dtype, layout) for dtype in ("float16", "float32"))
+        wide = [rng.integers(-1, 2, s).astype(np.float32) for s in (half.a_shape, half.b_shape)]
+        want = run("im2col_numpy", single, 1, False, (wide[0], wide[1]))
+        operands = aligned(wide[0].astype(np.float16)), aligned(wide[1].astype(np.float16))
+        for packed, threads in ((False, 1), (True, 2)):
+            got = run("direct_fp16acc16_simd", half, threads, packed, operands)
+            np.testing.assert_array_equal(got, want, str(shape))
+
+
+def test_no_accumulator_of_eleven_bits_takes_a_whole_sum() -> None:
+    """9 x 700 ones: an accumulator in float16 would stay at 2,048."""
+    problem = Problem(make(1, 700, 5, 5, 3, 3, 3), Pass.FORWARD, "float16", "nhwc")
+    for _ in MULTIPLY:
+        ones = aligned(np.ones(problem.a_shape, np.float16)), aligned(np.ones(problem.b_shape, np.float16))
+        assert (run("direct_fp16acc16_simd", problem, 1, False, ones) == np.float16(6300)).all()
+
+
+def test_machines_without_the_instruction_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "host", lambda: units.named("generic"))
+    row = catalog.load().implementations["direct_fp16acc16_simd"]
+    assert row.unavailable() == (
+        "direct_fp16acc16_simd needs a processor that multiplies float16 (AVX512_FP16)"
+    )
