@@ -12,6 +12,11 @@ from convbench.problem import ConvShape, Pass, Problem
 from convbench.verify import Verifier
 
 ROWS = catalog.load().implementations
+#: Rows that sum float16 in float32: where sums are float16 too, their rounding hides that of the operands.
+SINGLE_SUMS = [
+    name for name, row in ROWS.items()
+    if "float16" in row.dtypes and row.device == "cpu" and row.arithmetic != "float16"
+]  # fmt: skip
 LONG = {
     (Pass.FORWARD, 3): ConvShape.make(n=1, c=2048, h=7, w=9, k=3, r=3, s=3, padding=1),
     (Pass.FORWARD, 5): ConvShape.make(n=1, c=1024, h=7, w=9, k=3, r=5, s=5, padding=2),
@@ -50,7 +55,7 @@ def test_half_precision_is_rejected_at_long_sums(name, pass_, taps):
 
 
 @pytest.mark.parametrize("pass_", list(Pass))
-@pytest.mark.parametrize("name", [n for n, r in ROWS.items() if "float16" in r.dtypes and r.device == "cpu"])
+@pytest.mark.parametrize("name", SINGLE_SUMS)
 def test_bfloat16_inside_float16_is_rejected(name, pass_):
     row = ROWS[name]
 
