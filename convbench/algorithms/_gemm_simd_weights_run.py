@@ -151,6 +151,8 @@ def weights_plan_of(problem: Problem, target: Target, threads: int) -> tuple[Wei
     straight, turned = _use(target, s.cg, s.kg), _use(target, s.kg, s.cg * (s.s if s.dilation[1] == 1 else 1))
     turn = turned > 1.1 * straight or (s.r * s.s == 1 and s.cg > s.kg)  # B is what is read in place most easily
     vectors = gemm.vectors_for(target, s.kg if turn else s.cg)
+    if turn and s.r * s.s == 1:  # a panel is a task then
+        vectors = min(vectors, -(-s.kg * s.groups // (threads * target.lanes)))
     shape = gemm.Shape(gemm_pixels.rows_for(target, vectors), vectors, 1)
     return weights_plan(problem, turn, shape.columns(target), shape.rows, threads), shape
 
