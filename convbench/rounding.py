@@ -1,4 +1,4 @@
-"""Rounding of real numbers to whole ones, nearest and stochastic, defined to the last bit: kernels give the same.
+"""Stochastic rounding of real numbers to whole ones, defined to the last bit: kernels give the same.
 
 Stochastic rounding (Gupta, Agrawal, Gopalakrishnan, Narayanan, "Deep Learning with Limited Numerical Precision", ICML
 2015, section 3.1): up with a probability equal to the distance from the lower neighbour, so the mean error is 0. Its
@@ -85,22 +85,12 @@ def logical_indices(shape: tuple[int, ...], layout: str = "nchw", first: int = 0
     return indices.reshape(shape)
 
 
-def round_nearest(values: np.ndarray) -> np.ndarray:
-    """The nearest whole number, of two the even one, in the values' own floating-point type."""
-    return np.rint(values)
-
-
 def round_stochastic(values: np.ndarray, seed: int, indices: Any) -> np.ndarray:
     """The whole number below or above: above where u < values - floor(values), u that of `uniform24`.
 
-    values: float32 or float64, finite. indices: one for each value. Whole numbers stay; elsewhere the mean error over
-    many indices is 0, but for a probability that 24 bits cannot hold: it is rounded up to the next multiple of 2^-24.
-    The comparison is exact: with r = values - trunc(values), it is u < r where r >= 0 and u - 1 < r where r < 0, all
-    of them numbers that float32 holds where `values` is float32 (float64 likewise).
+    values: float32 or float64, finite; the difference is one of their own type. indices: one for each value. Whole
+    numbers stay; elsewhere the mean error over many indices is 0, but for a probability that 24 bits cannot hold: it is
+    rounded up to the next multiple of 2^-24.
     """
-    u = uniform24(seed, indices).astype(values.dtype)
-    whole = np.trunc(values)
-    rest = values - whole
-    negative = rest < 0
-    up = np.where(negative, u - 1, u) < rest
-    return whole - negative + up
+    below = np.floor(values)
+    return below + (uniform24(seed, indices) < values - below)

@@ -184,10 +184,11 @@ class OnednnBf16(_OnednnHalf):
     """oneDNN in bfloat16: products summed in float32, rounded once; on AMX tiles, or by AVX512_BF16 or its emulation.
 
     Activations are channels last: nhwc as they lie, nchw converted inside run(), on the clock. With AMX that took the
-    least time of what oneDNN offers: leaving nhwc to its liking costs depthwise and 32-group filters 1.3 to 2.5 times
-    the time (it likes blocked channels there) and changes nothing elsewhere; nchw as it lies goes through im2col and
-    GEMM, at half the speed or less. But where the filter is 1x1 with stride 1, GEMM needs no im2col and nchw stays: of
-    ten such shapes nine took 0.3 to 0.9 of the time with conversions, forward 64 to 256 channels 1.2 times.
+    least time of what oneDNN offers (18 shapes, three passes, 1 thread). nhwc left to its liking: 1.2 to 2.4 times the
+    time for depthwise and 32-group filters, for which it blocks channels; elsewhere the same. nchw as it lies, through
+    im2col and GEMM: 1.05 to 12 times. But where the filter is 1x1 with stride 1, GEMM needs no im2col, and nchw stays:
+    of ten such shapes in three passes 27 of 30 took 0.3 to 0.95 of the time with conversions, two 1.4 (64 to 256
+    channels forward, 256 to 64 backward data), one 1.03; with packed weights two 7x7 images 1.2.
     """
 
     name = "onednn_bf16"
