@@ -104,7 +104,7 @@ def _count_differences(e: Emitter, total: Value, x: Value, y: Value) -> Value:
     return e.b.add(total, e.b.call(count, [differ]))
 
 
-def _dot_bytes(e: Emitter, total: Value, x: Value, y: Value) -> Value:
+def dot_bytes(e: Emitter, total: Value, x: Value, y: Value) -> Value:
     """total + the four products of x's unsigned and y's signed bytes."""
     words = total.type
     if not has_instruction(e.target, "u8s8"):
@@ -137,4 +137,4 @@ def _shift(e: Emitter, operation: object, word: Value, bits: int) -> Value:
     return operation(word, ir.Constant(word.type, [bits] * e.lanes)) if bits else word  # type: ignore[operator]
 
 
-_DOTS = {"bits": _count_differences, "u8s8": _dot_bytes, "bf16": _dot_bf16}
+_DOTS = {"bits": _count_differences, "u8s8": dot_bytes, "bf16": _dot_bf16}
