@@ -80,6 +80,16 @@ _WEIGHT_BITS = {
 _SCALED = (Semantics.XNOR, Semantics.BINARY_WEIGHTS, Semantics.INT8)
 
 
+def undefined(problem: Problem) -> str | None:
+    """A sentence where the semantics has no meaning for the problem's type or pass, or None."""
+    semantics, passes = problem.semantics, PASSES[problem.semantics]
+    if semantics is not Semantics.LINEAR and problem.dtype != "float32":
+        return f"semantics {semantics} is defined on float32 operands, not {problem.dtype}: say dtype float32"
+    if problem.pass_ not in passes:
+        return f"semantics {semantics} is defined for {' and '.join(passes)}, not for {problem.pass_}"
+    return None
+
+
 def half_log2(n: int) -> int:
     """ceil(log2(sqrt(n))): the least t with 4^t >= n."""
     return (max(n, 1) - 1).bit_length() + 1 >> 1

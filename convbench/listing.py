@@ -148,7 +148,7 @@ def calibration_text(learnt: Any) -> str:
 
 def summary_text(summary: dict[str, Any]) -> str:
     """Geometric-mean speed-ups against the baseline: a line per algorithm and setting, a column per pass."""
-    keys = ("dtype", "layout", "weights", "threads", "batch", "mode", "semantics")
+    keys = ("dtype", "layout", "weights", "threads", "batch", "mode", "semantics", "inputs")
     settings: dict[tuple[Any, ...], dict[str, dict[str, dict[str, Any]]]] = {}
     for score in summary["algorithms"]:
         rows = settings.setdefault(tuple(score[k] for k in keys), {})
@@ -158,6 +158,8 @@ def summary_text(summary: dict[str, Any]) -> str:
         passes = [p for p in ("fwd", "bwd_data", "bwd_weights") if any(p in row for row in rows.values())]
         lines += ["", "speed-up against " + str(summary["baseline"]) + ", " + ", ".join(map(str, setting[:3]))]
         lines[-1] += f", {setting[3]} thread(s), batch {setting[4]}, {setting[5]}"
+        lines[-1] += "" if setting[6] == "linear" else f", semantics {setting[6]}"
+        lines[-1] += "" if setting[7] == "normal" else f", {setting[7]} inputs"
         lines.append("geometric mean [95 % interval] problems with a speed-up/all problems")
         body = [[name, *(_score(row.get(p)) for p in passes)] for name, row in rows.items()]
         lines.append(table(["algorithm", *passes], body))

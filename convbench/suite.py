@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convbench import resources
+from convbench import formats, resources
 from convbench.descriptor import KEYS, explicit_fields, parse_descriptor
 from convbench.errors import ProblemError, SuiteError, UnknownAlgorithm
 from convbench.nearest import nearest
@@ -190,7 +190,7 @@ def expand(suite: Suite, *, cores: int) -> list[ProblemCase]:
 
 
 def expansion_notes(suite: Suite, *, cores: int) -> list[str]:
-    """Sentences on what `expand` left out: passes that pack no weights, descriptors that an option excludes."""
+    """Sentences on what `expand` left out: passes that pack no weights, formats without meaning, descriptors."""
     return _expand(suite, cores)[1]
 
 
@@ -394,7 +394,12 @@ def _of_entry(
                 notes["bwd_weights with packed weights is left out: there are no weights to pack"] = None
             continue
         shape = entry.shape if batch is None else replace(entry.shape, n=batch)
-        yield Problem(shape, Pass(pass_), dtype, layout, Semantics(semantics)), weights, mode, inputs
+        problem = Problem(shape, Pass(pass_), dtype, layout, Semantics(semantics))
+        sense = formats.undefined(problem)
+        if sense:
+            notes[f"left out: {sense}"] = None
+            continue
+        yield problem, weights, mode, inputs
 
 
 def _joined(old: ProblemCase, entry: Entry) -> ProblemCase:

@@ -34,6 +34,7 @@ def build_report(run_dir: Path) -> ReportPaths:
     from convbench.records import load_run
     from convbench.report.figures import all_figures
     from convbench.report.html import render_html
+    from convbench.report.precision_figures import precision_figures
     from convbench.report.summary import analyse, summary
     from convbench.report.tables import all_tables, column_dictionary, write_tables
     from convbench.report.verdict import verdict
@@ -41,16 +42,16 @@ def build_report(run_dir: Path) -> ReportPaths:
     run_dir = Path(run_dir)
     environment, records = load_run(run_dir)
     analysis = analyse(environment, records)
-    tables, drawings = all_tables(analysis), all_figures(analysis)
+    tables, drawings, across = all_tables(analysis), all_figures(analysis), precision_figures(analysis.precision)
     said = verdict(analysis)
     content = summary(analysis) | {"verdict": {"headline": said.headline, "lines": said.lines, "caveats": said.caveats}}
     files: dict[str, bytes] = {
         "summary.json": (json.dumps(content, indent=1, allow_nan=False) + "\n").encode(),
-        "report.html": render_html(analysis, tables, drawings).encode(),
+        "report.html": render_html(analysis, tables, drawings, across).encode(),
     }
     for name, text in write_tables(tables, column_dictionary()).items():
         files[f"tables/{name}"] = text.encode()
-    for drawing in drawings:
+    for drawing in [*drawings, *across]:
         for theme in drawing.svg:
             suffix = "" if theme == "light" else f"_{theme}"
             files[f"figures/{drawing.name}{suffix}.svg"] = drawing.svg[theme]

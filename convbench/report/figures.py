@@ -6,22 +6,33 @@ everywhere (after Okabe & Ito, colour-blind safe) and its members have different
 
 from __future__ import annotations
 
-import io
 import math
-import textwrap
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convbench.report.drawing import (
+    MARKERS,
+    PASS_NAMES,
+    SPARE_COLOURS,
+    Drawing,
+    Theme,
+    legend,
+    log_ticks,
+    margins,
+    pad,
+    pareto_front,
+    power,
+    render,
+    times,
+)
 from convbench.report.labels import spread_labels
 from convbench.report.model import ALL_BATCHES, Analysis, Row, Score, Setting
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 MAX_ALGORITHMS = 8  # beside the baseline; more markers on one line cannot be told apart
@@ -38,9 +49,6 @@ FAMILY_COLOURS = {
     "xnor": "#8E6CD1",
     "cudnn": "#7A9A01",
 }
-SPARE_COLOURS = ("#B5446E", "#3C8D93", "#9A7B00", "#6E7F80")
-MARKERS = "os^DvPX<>hp*"
-PASS_NAMES = {"fwd": "forward", "bwd_data": "backward data", "bwd_weights": "backward weights"}
 RATE_CAPTION = (
     "A bar is the baseline, a marker one algorithm (at most eight: those that lead a layer or on average). The "
     "effective rate divides the operations of direct convolution by the time, so an algorithm that needs fewer may "
@@ -51,35 +59,6 @@ ERROR_CAPTION = (
     "bold on the dashed Pareto front: nothing else is both faster and more accurate."
 )
 BATCH_CAPTION = "Geometric mean over the layers at each batch; a thin line is its 95 % interval (bootstrap)."
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of the page that a figure is drawn for."""
-
-    name: str
-    ink: str
-    faint: str
-    bar: str
-    page: str
-
-
-THEMES = (
-    Theme("light", "#1c2330", "#c9ced6", "#dfe3e9", "#ffffff"),
-    Theme("dark", "#e6e9ef", "#4a5364", "#333c4d", "#12161d"),
-)
-
-
-@dataclass
-class Drawing:
-    """One figure: file stem, title, how to read it, description for those who cannot see it, and its files by theme."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    svg: dict[str, bytes]
-    png: dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -137,7 +116,7 @@ def _rate_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawing
     def draw(figure: Figure, theme: Theme) -> None:
         labels = [_short(_layer(rows, shape)) for shape in layers]
         left = 0.45 + 0.095 * max(map(len, labels))
-        axes = figure.add_axes(_margins(figure, left=left, right=2.35, bottom=0.75, top=0.5))
+        axes = figure.add_axes(margins(figure, left=left, right=2.35, bottom=0.75, top=0.5))
         for number, name in enumerate(names):
             mine = [row for row in rows if row.algorithm == name]
             x = [float(row.metrics["gflops_direct"] or 0) for row in mine]
@@ -154,7 +133,7 @@ def _rate_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawing
         axes.set_ylim(len(layers) - 0.4, -0.6)
         axes.set_xlim(left=0)
         axes.set_xlabel("effective rate in GFLOP/s (direct operations over time; further right is faster)")
-        _legend(axes, theme)
+        legend(axes, theme)
 
     text = setting.text(skip=("pass",))
     title = f"Effective rate per layer, {PASS_NAMES[setting.pass_]} ({text})"
@@ -164,7 +143,7 @@ def _rate_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawing
     alt = f"Dot plot of effective GFLOP/s for {len(layers)} layers and {len(names)} algorithms. " + _best_text(
         analysis, setting
     )
-    return _render(f"gflops_{_slug(analysis, setting)}", title, RATE_CAPTION, alt, (10, height), draw)
+    return render(f"gflops_{_slug(analysis, setting)}", title, RATE_CAPTION, alt, (10, height), draw)
 
 
 def _error_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawing | None:
@@ -175,7 +154,7 @@ def _error_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawin
     relative = analysis.baseline is not None
 
     def draw(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_axes(_margins(figure, left=0.95, right=0.3, bottom=0.75, top=0.5))
+        axes = figure.add_axes(margins(figure, left=0.95, right=0.3, bottom=0.75, top=0.5))
         axes.set_xscale("log")
         axes.set_yscale("log")
         line = sorted(front, key=lambda name: points[name])
@@ -189,14 +168,14 @@ def _error_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawin
                 [x], [y], style.markers[name], color=style.colour(name, theme), zorder=3,
                 markersize=10 if name in front else 7, markeredgecolor=theme.ink if name in front else theme.page,
             )  # fmt: skip
-        _pad(axes, list(points.values()))
+        pad(axes, list(points.values()))
         axes.set_xlabel(
             f"time relative to {analysis.baseline}, geometric mean over layers (further left is faster)"
             if relative else "median time in seconds, geometric mean over layers (further left is faster)"
         )  # fmt: skip
         axes.set_ylabel("relative L2 error (lower is better)")
-        _log_ticks(axes.xaxis, axes.get_xlim(), _times if relative else _power)
-        _log_ticks(axes.yaxis, axes.get_ylim(), _power)
+        log_ticks(axes.xaxis, axes.get_xlim(), times if relative else power)
+        log_ticks(axes.yaxis, axes.get_ylim(), power)
         bold = {name: "bold" if name in front else "normal" for name in points}
         spread_labels(axes, points, bold, theme.ink, theme.page)
 
@@ -205,7 +184,7 @@ def _error_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawin
         f"Scatter plot of {len(points)} algorithms, time against relative L2 error. On the Pareto front, where "
         f"nothing is both faster and more accurate: {', '.join(sorted(front, key=lambda n: points[n]))}."
     )
-    return _render(f"time_error_{_slug(analysis, setting)}", title, ERROR_CAPTION, alt, (10, 6.4), draw)
+    return render(f"time_error_{_slug(analysis, setting)}", title, ERROR_CAPTION, alt, (10, 6.4), draw)
 
 
 def _batch_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawing | None:
@@ -223,7 +202,7 @@ def _batch_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawin
     }  # fmt: skip
 
     def draw(figure: Figure, theme: Theme) -> None:
-        axes = figure.add_axes(_margins(figure, left=0.95, right=2.35, bottom=0.75, top=0.5))
+        axes = figure.add_axes(margins(figure, left=0.95, right=2.35, bottom=0.75, top=0.5))
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.axhline(1, color=theme.ink, linewidth=1.2, zorder=1, label=f"{analysis.baseline} (baseline)")
@@ -241,21 +220,12 @@ def _batch_figure(analysis: Analysis, setting: Setting, style: _Style) -> Drawin
         axes.minorticks_off()
         axes.set_xlabel("batch (images at once)")
         axes.set_ylabel(f"speed-up against {analysis.baseline}")
-        _log_ticks(axes.yaxis, axes.get_ylim(), _times)
-        _legend(axes, theme)
+        log_ticks(axes.yaxis, axes.get_ylim(), times)
+        legend(axes, theme)
 
     title = f"Speed-up over batch, {PASS_NAMES[setting.pass_]} ({setting.text(skip=('pass', 'batch'))})"
     alt = f"Line plot of the geometric mean speed-up at batch {', '.join(map(str, batches))} for {', '.join(names)}."
-    return _render(f"speedup_batch_{_slug(analysis, setting)}", title, BATCH_CAPTION, alt, (10, 5.2), draw)
-
-
-def pareto_front(points: dict[str, tuple[float, float]]) -> set[str]:
-    """Names that no other beats in one coordinate without losing in the other (smaller is better)."""
-    return {
-        name
-        for name, (x, y) in points.items()
-        if not any(a <= x and b <= y and (a, b) != (x, y) for a, b in points.values())
-    }
+    return render(f"speedup_batch_{_slug(analysis, setting)}", title, BATCH_CAPTION, alt, (10, 5.2), draw)
 
 
 def _time_and_error(analysis: Analysis, setting: Setting) -> dict[str, tuple[float, float]]:
@@ -270,82 +240,10 @@ def _time_and_error(analysis: Analysis, setting: Setting) -> dict[str, tuple[flo
     for name, rows in by_name.items():
         if 2 * len(rows) < most:
             continue
-        times = [1 / row.speedup.value if row.speedup else row.time.value for row in rows]
+        relative = [1 / row.speedup.value if row.speedup else row.time.value for row in rows]
         errors = [row.record.error.rel_l2 or 0.0 for row in rows]
-        points[name] = (math.exp(float(np.mean(np.log(times)))), float(np.median(errors)))
+        points[name] = (math.exp(float(np.mean(np.log(relative)))), float(np.median(errors)))
     return points
-
-
-def _render(
-    name: str, title: str, caption: str, alt: str, size: tuple[float, float], draw: Callable[[Figure, Theme], None]
-) -> Drawing:
-    """Draws for both themes, without a display and without pyplot's global state."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    svg: dict[str, bytes] = {}
-    png: dict[str, bytes] = {}
-    for theme in THEMES:
-        look: Any = {
-            "font.family": "DejaVu Sans", "font.size": 10.5, "svg.hashsalt": name, "svg.fonttype": "path",
-            "text.parse_math": False, "text.color": theme.ink, "axes.labelcolor": theme.ink,
-            "axes.edgecolor": theme.faint, "xtick.color": theme.ink, "ytick.color": theme.ink,
-            "grid.color": theme.faint, "axes.spines.top": False, "axes.spines.right": False,
-            "axes.grid": True, "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.facecolor": theme.page,
-        }  # fmt: skip
-        with mpl.rc_context(look):
-            figure = Figure(figsize=size)
-            figure.patch.set_facecolor(theme.page)
-            FigureCanvasAgg(figure)
-            draw(figure, theme)
-            heading = textwrap.fill(title, 100)
-            figure.text(0.012, 1 - 0.12 / size[1], heading, va="top", fontsize=12, fontweight="bold")
-            for store, kind in ((svg, "svg"), (png, "png")):
-                file = io.BytesIO()
-                figure.savefig(file, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
-                store[theme.name] = file.getvalue()
-    return Drawing(name, title, caption, alt, svg, png)
-
-
-def _margins(figure: Figure, **inches: float) -> tuple[float, float, float, float]:
-    width, height = figure.get_size_inches()
-    left, bottom = inches["left"] / width, inches["bottom"] / height
-    return left, bottom, 1 - left - inches["right"] / width, 1 - bottom - inches["top"] / height
-
-
-def _legend(axes: Axes, theme: Theme) -> None:
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False, labelcolor=theme.ink,
-        fontsize=10, handlelength=1.4,
-    )  # fmt: skip
-
-
-def _pad(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
-    """Room around the points of a log-log plot for their labels."""
-    for values, setter in ((0, axes.set_xlim), (1, axes.set_ylim)):
-        logs = np.log10([point[values] for point in points])
-        room = 0.14 * max(float(np.ptp(logs)), 0.5)
-        setter(10 ** (logs.min() - room), 10 ** (logs.max() + room))
-
-
-def _log_ticks(axis: Axis, limits: tuple[float, float], text: Callable[[float], str]) -> None:
-    """Ticks at 1, 2, 5 of each decade, more of them where the range is short, fewer where it is long."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    decades = math.log10(limits[1] / limits[0])
-    subs = (1, 1.2, 1.5, 2, 3, 4, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 3.5 else (1,)
-    axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _times(value: float) -> str:
-    return f"{value:g}x"
-
-
-def _power(value: float) -> str:
-    return f"{value:.0e}".replace("e-0", "e-")
 
 
 def _markers(names: Iterable[str]) -> dict[str, str]:

@@ -14,8 +14,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from convbench.report.figures import Drawing
+from convbench.report.drawing import Drawing
 from convbench.report.model import Analysis, Score, Setting
+from convbench.report.precision_html import precision_section
 from convbench.report.tables import COLUMNS, Table, matrix_algorithms, show_bytes, show_number
 from convbench.report.vendor import BEST
 from convbench.report.verdict import PASS_TITLES, verdict
@@ -32,6 +33,7 @@ ROW_COLUMNS = [
     ("Threads", "threads", "int"),
     ("Mode", "mode", "text"),
     ("Semantics", "semantics", "text"),
+    ("Inputs", "inputs", "text"),
     ("Algorithm", "algorithm", "text"),
     ("Arithmetic", "arithmetic", "text"),
     ("Status", "status", "status"),
@@ -41,14 +43,15 @@ ROW_COLUMNS = [
     ("Executed GFLOP/s", "gflops_executed", "number"),
     ("Workspace", "workspace_bytes", "bytes"),
     ("Relative L2 error", "error_rel_l2", "number"),
+    ("Exact result, ULP", "error_exact_ulp", "number"),
     ("Error / bound", "error_bound_ratio", "number"),
     ("Setup, ms", "setup_s", "ms"),
 ]
-_VARYING = ("dtype", "layout", "batch", "weights", "threads", "mode", "semantics", "arithmetic")
+_VARYING = ("dtype", "layout", "batch", "weights", "threads", "mode", "semantics", "inputs", "arithmetic")
 
 
-def render_html(analysis: Analysis, tables: list[Table], drawings: list[Drawing]) -> str:
-    """The whole page."""
+def render_html(analysis: Analysis, tables: list[Table], drawings: list[Drawing], across: list[Drawing]) -> str:
+    """The whole page. `across`: the figures across formats."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_template_text), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -70,6 +73,8 @@ def render_html(analysis: Analysis, tables: list[Table], drawings: list[Drawing]
         matrices=[_matrix(analysis, t) for t in tables if t.name.startswith("speedup_")],
         reasons=_reasons(analysis),
         rows=_row_data(analysis, tables),
+        precision=precision_section(analysis),
+        precision_figures=[_figure(drawing) for drawing in across],
         figures=[_figure(drawing) for drawing in drawings],
         columns=COLUMNS,
         script=Markup(script),
@@ -275,7 +280,9 @@ def _row_data(analysis: Analysis, tables: list[Table]) -> dict[str, Any]:
     """What the script builds the big table from: columns shown, and every column of every row for the details."""
     table = next(t for t in tables if t.name == "problems")
     varying = set(_varying(analysis)) | ({"arithmetic"} if len(analysis.arithmetics) > 1 else set())
-    shown = [c for c in ROW_COLUMNS if c[1] not in _VARYING or c[1] in varying]
+    if any(row.record.error.exact_ulp is not None for row in analysis.rows):
+        varying.add("error_exact_ulp")
+    shown = [c for c in ROW_COLUMNS if c[1] not in (*_VARYING, "error_exact_ulp") or c[1] in varying]
     return {
         "columns": [{"title": title, "key": key, "kind": kind, "hint": COLUMNS[key]} for title, key, kind in shown],
         "keys": table.columns,

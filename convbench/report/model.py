@@ -13,6 +13,8 @@ from convbench.records import STATUSES, Record
 from convbench.stats import Interval, Metric
 
 ALL_BATCHES = "all"
+#: Type or semantics of a setting in which formats are compared.
+ANY = "any"
 
 
 class Setting(NamedTuple):
@@ -26,6 +28,12 @@ class Setting(NamedTuple):
     batch: int | str
     mode: str = "hot"
     semantics: str = "linear"
+    inputs: str = "normal"
+
+    @property
+    def over_formats(self) -> Setting:
+        """What is the same for all formats that are compared: the setting without type and semantics."""
+        return self._replace(dtype=ANY, semantics=ANY)
 
     def as_dict(self) -> dict[str, Any]:
         """The same with the names that the tables use."""
@@ -44,8 +52,12 @@ class Setting(NamedTuple):
         }
         if self.mode != "hot":
             parts["mode"] = self.mode
-        if self.semantics != Semantics.LINEAR.value:
-            parts["semantics"] = self.semantics
+        if self.dtype == ANY:
+            del parts["dtype"]
+        if self.semantics not in (Semantics.LINEAR.value, ANY):
+            parts["semantics"] = f"semantics {self.semantics}"
+        if self.inputs != "normal":
+            parts["inputs"] = f"{self.inputs} inputs"
         return ", ".join(v for k, v in parts.items() if k not in set(skip))
 
 
@@ -87,7 +99,12 @@ class Row:
 
     @property
     def like_for_like(self) -> bool:
-        """Whether it multiplies in the problem's own type; half types summed in float32 do ("float16-acc32")."""
+        """Whether it multiplies in the problem's own type; half types summed in float32 do ("float16-acc32").
+
+        What a semantics with an exact result is computed in changes nothing of that result.
+        """
+        if self.problem.semantics not in (Semantics.LINEAR, Semantics.BINARY_WEIGHTS):
+            return True
         return self.arithmetic in (self.problem.dtype, f"{self.problem.dtype}-acc32")
 
     @cached_property
@@ -111,7 +128,7 @@ class Row:
         """The group of the row."""
         p, o = self.problem, self.options
         return Setting(
-            p.pass_.value, p.dtype, p.layout, o.weights, o.threads, p.shape.n, o.mode, p.semantics.value
+            p.pass_.value, p.dtype, p.layout, o.weights, o.threads, p.shape.n, o.mode, p.semantics.value, o.inputs
         )
 
 
@@ -183,6 +200,91 @@ class VendorScore:
     n_noisy: int
 
 
+@dataclass(frozen=True)
+class FormatPoint:
+    """One timed row among rows of other formats on the same layer.
+
+    reference: the fastest vendor row in strict float32, of the same shape, pass, layout and options; speedup: its time
+    over this row's, another function's wherever the format is not float32. packing_s: seconds that packing the filter
+    takes of a row with raw weights, where the run also has it packed.
+    """
+
+    row: Row
+    format: str
+    networks: list[str]
+    reference: Row | None
+    speedup: Interval | None
+    packing_s: float | None
+
+    @property
+    def frame(self) -> Setting:
+        """What all formats share."""
+        return self.row.setting.over_formats
+
+
+@dataclass(frozen=True)
+class NetworkPoint:
+    """One algorithm in one format over all layers of a network, each as often as the network has it.
+
+    error: root of the mean of the squared relative L2 errors of the layers; None where one was not compared. speedup:
+    time of the fastest float32 vendor rows over its own; None where a layer has no such row.
+    """
+
+    frame: Setting
+    network: str
+    algorithm: str
+    format: str
+    n_layers: int
+    seconds: float
+    speedup: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class WeightMemory:
+    """Bytes of all filters of a network's layers in one format, and in single and double precision."""
+
+    network: str
+    format: str
+    n_layers: int
+    bytes: int
+    float32_bytes: int
+    float64_bytes: int
+
+
+@dataclass(frozen=True)
+class XnorLine:
+    """A row of binary operands against those that compute the real convolution of the same shape.
+
+    theory: XNOR-Net's speed-up 64 c N_W / (c N_W + 64). against: name of the baseline -> its row and the speed-up.
+    """
+
+    row: Row
+    theory: float
+    packing_s: float | None
+    against: dict[str, tuple[Row, Interval]]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a run of several formats says across them."""
+
+    points: list[FormatPoint]
+    networks: list[NetworkPoint]
+    memory: list[WeightMemory]
+    xnor: list[XnorLine]
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats that have a time, in the order of the run."""
+        return list(dict.fromkeys(point.format for point in self.points))
+
+    @property
+    def frames(self) -> list[Setting]:
+        """What formats are compared in, in the order of the run."""
+        return list(dict.fromkeys(point.frame for point in self.points))
+
+
 @dataclass
 class Analysis:
     """Everything that the report shows."""
@@ -195,6 +297,7 @@ class Analysis:
     scores: list[Score] = field(default_factory=list)
     totals: list[Total] = field(default_factory=list)
     vendor: list[VendorScore] = field(default_factory=list)
+    precision: Precision | None = None
 
     @property
     def suite(self) -> dict[str, Any]:
@@ -232,3 +335,12 @@ class Analysis:
 def number(value: Metric) -> float:
     """A metric as a number; 0 where there is none."""
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def interval_dict(name: str, interval: Interval | None, ci_name: str | None = None) -> dict[str, float | None]:
+    """{name, name_ci_lo, name_ci_hi}; None for what is unknown."""
+    ci = ci_name or f"{name}_ci"
+    if interval is None:
+        return {name: None, f"{ci}_lo": None, f"{ci}_hi": None}
+    lo, hi = (interval.lo, interval.hi) if interval.known else (None, None)
+    return {name: interval.value, f"{ci}_lo": lo, f"{ci}_hi": hi}

@@ -13,9 +13,21 @@ from typing import Any
 
 from convbench.problem import ConvShape
 from convbench.records import Record
-from convbench.report.model import ALL_BATCHES, Analysis, Best, Row, Score, Setting, Total, VendorScore
+from convbench.report.model import (
+    ALL_BATCHES,
+    Analysis,
+    Best,
+    Row,
+    Score,
+    Setting,
+    Total,
+    VendorScore,
+    interval_dict,
+)
+from convbench.report.precision import across_formats
+from convbench.report.precision_tables import precision_dict
 from convbench.report.vendor import against_vendor
-from convbench.stats import Interval, geomean_ci, metrics, speedup_ci
+from convbench.stats import geomean_ci, metrics, speedup_ci
 
 DEFAULT_BASELINES = ("onednn", "torch", "im2col_numpy")
 SUMMARY_SCHEMA = 1
@@ -34,6 +46,7 @@ def analyse(environment: dict[str, Any], records: Sequence[Record]) -> Analysis:
     analysis.scores = _scores(analysis)
     analysis.totals = _totals(analysis)
     analysis.vendor = against_vendor(analysis)
+    analysis.precision = across_formats(analysis)
     return analysis
 
 
@@ -78,6 +91,7 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "algorithms": [score_dict(s) for s in analysis.scores],
         "best": [best_dict(b) for b in analysis.best],
         "totals": [total_dict(t) for t in analysis.totals],
+        "precision": precision_dict(analysis.precision),
     }
 
 
@@ -141,15 +155,6 @@ def total_dict(total: Total) -> dict[str, Any]:
         "n_layers": total.n_layers,
         "n_missing": total.n_missing,
     }
-
-
-def interval_dict(name: str, interval: Interval | None, ci_name: str | None = None) -> dict[str, float | None]:
-    """{name, name_ci_lo, name_ci_hi}; None for what is unknown."""
-    ci = ci_name or f"{name}_ci"
-    if interval is None:
-        return {name: None, f"{ci}_lo": None, f"{ci}_hi": None}
-    lo, hi = (interval.lo, interval.hi) if interval.known else (None, None)
-    return {name: interval.value, f"{ci}_lo": lo, f"{ci}_hi": hi}
 
 
 def _arithmetic(record: Record) -> str:

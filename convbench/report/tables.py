@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from convbench.problem import Pass
-from convbench.report.model import Analysis, Row, Setting
-from convbench.report.summary import best_dict, interval_dict, score_dict, total_dict, vendor_score_dict
+from convbench.report.model import Analysis, Row, Setting, interval_dict
+from convbench.report.precision_tables import PRECISION_COLUMNS, precision_cells
+from convbench.report.summary import best_dict, score_dict, total_dict, vendor_score_dict
 
 Cells = dict[str, Any]
 
@@ -31,7 +32,9 @@ COLUMNS = {
     "weights": "raw: the filter transform is on the clock; packed: it was done before (inference)",
     "threads": "threads that the implementation could use",
     "mode": "hot: the same operands again and again; cold: operands out of the cache",
-    "semantics": "which function is computed: the linear convolution, or the XNOR-binary one",
+    "semantics": "which function is computed: linear is the convolution; binary, xnor, binary_weights, int8, fixed16, "
+    "fixed16_stochastic and dynamic_fixed first round its float32 operands to that format",
+    "inputs": "what the operands hold while they are timed: normal, uniform, relu, integers or zeros",
     "algorithm": "registered name of the implementation: family_variant_tier",
     "arithmetic": "what the machine multiplies in; two arithmetics never compete for the best of a problem",
     "vendor": "whether a vendor's library did the work",
@@ -59,10 +62,14 @@ COLUMNS = {
     "workspace_bytes": "measured: memory beside the operands and the result",
     "workspace_estimate_bytes": "what the implementation said before it allocated anything",
     "peak_bytes": "measured: operands, result and workspace at the highest moment",
-    "error_rel_l2": "relative L2 error against a float64 oracle, normal inputs",
-    "error_max_abs": "largest absolute error",
-    "error_max_ulp": "largest error in units in the last place",
-    "error_bound_ratio": "largest error over its proven or measured bound; above 1 would be wrong",
+    "error_rel_l2": "relative L2 error against the linear convolution in float64 of the operands as they are given, "
+    "not rounded to any format, on inputs as they are timed",
+    "error_max_abs": "largest absolute error, against the same",
+    "error_max_ulp": "largest error in units in the last place, against the same",
+    "error_exact_ulp": "of a semantics other than linear: largest distance from its own exact result, in units in the "
+    "last place",
+    "error_bound_ratio": "largest error over its proven or measured bound (of another semantics: error_exact_ulp over "
+    "what is allowed); above 1 would be wrong",
     "setup_s": "untimed preparation: plans, compilation, packing, in seconds",
     "energy_j": "energy of one call in joules, or unavailable",
     "predicted_s": "for not_reached: the predicted seconds of one call",
@@ -100,9 +107,10 @@ COLUMNS = {
     "total_time_s": "sum over layers of count x median",
     "total_time_s_ci_lo": "lower end of its 95 % interval, layers taken as independent",
     "total_time_s_ci_hi": "upper end of its 95 % interval",
+    **PRECISION_COLUMNS,
 }
 
-SETTING_COLUMNS = ("pass", "dtype", "layout", "weights", "threads", "batch", "mode", "semantics")
+SETTING_COLUMNS = ("pass", "dtype", "layout", "weights", "threads", "batch", "mode", "semantics", "inputs")
 
 
 @dataclass
@@ -162,6 +170,7 @@ def all_tables(analysis: Analysis) -> list[Table]:
         _table("best", "The fastest algorithm of each problem", [best_dict(best) for best in analysis.best]),
         _table("problems", "Every row", [row_cells(row, analysis.baseline) for row in analysis.rows]),
     ]
+    tables += [_table(name, title, rows) for name, title, rows in precision_cells(analysis.precision)]
     return tables + [speedup_matrix(analysis, pass_.value) for pass_ in Pass if _has(analysis, pass_.value)]
 
 
@@ -191,6 +200,7 @@ def row_cells(row: Row, baseline: str | None) -> Cells:
         "workspace_estimate_bytes": record.workspace_estimate_bytes,
         "peak_bytes": record.peak_bytes,
         **{key: m[key] for key in error},
+        "error_exact_ulp": record.error.exact_ulp,
         "predicted_s": None if record.predicted_ns is None else record.predicted_ns / 1e9,
         "executed_flops": sum(record.executed_flops.values()) if record.executed_flops else None,
         "vendor_impl": record.vendor_impl,

@@ -35,7 +35,8 @@ def verdict(analysis: Analysis) -> Verdict:
         )
     if len(settings) > MAX_LINES:
         caveats.insert(0, f"{len(settings) - MAX_LINES} further settings are in the tables.")
-    caveats += [text for text in (_noise(analysis), _arithmetic(analysis), _above_peak(analysis)) if text]
+    said = (_noise(analysis), _arithmetic(analysis), _formats(analysis), _above_peak(analysis))
+    caveats += [text for text in said if text]
     bad = bool(counts["wrong"] + counts["failed"] + counts["timed_out"] or analysis.above_peak)
     return Verdict(_headline(analysis, settings), lines, caveats, bad)
 
@@ -80,7 +81,11 @@ def _listing(parts: Sequence[str]) -> str:
 def _sentence(analysis: Analysis, setting: Setting) -> str:
     leader = _leader(analysis, setting)
     if leader is None:
-        return "no case has a time."
+        timed = sum(s.n_ok for s in analysis.scores if s.setting == setting)
+        if not timed:
+            return "no case has a time."
+        absent = f"the baseline, {analysis.baseline}, has no time here, so there is no speed-up"
+        return f"{absent}. {_winners(analysis, setting)}"
     text = f"{leader.algorithm} is the fastest on average"
     if leader.algorithm == analysis.baseline:
         text = f"nothing is faster on average than the baseline, {leader.algorithm}"
@@ -201,6 +206,15 @@ def _arithmetic(analysis: Analysis) -> str:
     return (
         f"The rows multiply in {', '.join(kinds)}: the column arithmetic says which, and two arithmetics never "
         "compete for the best of a problem; a speed-up across them is no like-for-like comparison."
+    )
+
+
+def _formats(analysis: Analysis) -> str:
+    if analysis.precision is None:
+        return ""
+    return (
+        f"The run holds {len(analysis.precision.formats)} formats; means and winners are each format's own, and what "
+        "one is worth against another, error beside time, is said under Precision."
     )
 
 

@@ -23,7 +23,8 @@ from convbench.errors import OutputError, RecordsError
 from convbench.problem import Case, ConvShape, Options, Pass, Problem
 from convbench.records import Record
 from convbench.report import build_report
-from convbench.report.figures import leading, pareto_front
+from convbench.report.drawing import pareto_front
+from convbench.report.figures import leading
 from convbench.report.model import ALL_BATCHES, Analysis, Score
 from convbench.report.summary import analyse, summary
 from convbench.report.tables import COLUMNS, all_tables, column_dictionary, show_bytes, show_number

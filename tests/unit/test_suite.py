@@ -11,7 +11,7 @@ import pytest
 from convbench import resources
 from convbench.descriptor import parse_descriptor, print_descriptor
 from convbench.errors import OutputError, ProblemError, SuiteError, UnknownAlgorithm
-from convbench.problem import ConvShape, Pass, Semantics
+from convbench.problem import INPUTS, ConvShape, Pass, Semantics
 from convbench.suite import (
     BASELINE,
     Policy,
@@ -51,11 +51,12 @@ def test_built_in_suites_load_and_expand() -> None:
         suite = load_suite(name)
         cases = expand(suite, cores=2)
         assert cases and suite.title and suite.name == name and len(suite.sha) == 64
-        every = name != "headline_cpu"
-        assert suite.algorithms == (["*"] if every else ["*_simd", "onednn*"])
+        if name not in ("headline_cpu", "precision", "xnor"):
+            assert suite.algorithms == ["*"]
         named = {"headline_cpu": ["onednn"], "gpu_headline": list(BASELINE)}  # the latter says none
+        named |= {key: ["onednn", "im2col_numpy"] for key in ("precision", "xnor", "distribution")}
         assert suite.baseline == named.get(name, ["onednn", "torch", "im2col_numpy"])
-        assert len({(c.problem, c.weights, c.threads, c.mode) for c in cases}) == len(cases)
+        assert len({(c.problem, c.weights, c.threads, c.mode, c.inputs) for c in cases}) == len(cases)
         assert expansion_notes(suite, cores=2) == []
         for case in cases:
             assert parse_descriptor(print_descriptor(case.problem)).problem == case.problem
@@ -94,6 +95,46 @@ def test_equal_shapes_are_measured_once_and_counted_together() -> None:
     assert sum(c.count for c in cases) == 94 + 107 + 16
     assert len(cases) < 90 + 103 + 15
     assert any("deepbench_training" in c.label and "deepbench_inference_server" in c.label for c in cases)
+
+
+FORMATS = {(dtype, Semantics.LINEAR) for dtype in ("float32", "float16", "bfloat16", "int8")} | {
+    ("float32", semantics) for semantics in Semantics if semantics is not Semantics.LINEAR
+}
+
+
+def test_precision_has_every_format_on_every_layer() -> None:
+    cases = expand(load_suite("precision"), cores=2)
+    assert len(cases) == (9 + 23) * 11 * 2
+    by_shape: dict[ConvShape, set[Any]] = {}
+    for case in cases:
+        by_shape.setdefault(case.problem.shape, set()).add((case.problem.dtype, case.problem.semantics, case.weights))
+    want = {(*chosen, weights) for chosen in FORMATS for weights in ("raw", "packed")}
+    assert all(found == want for found in by_shape.values())
+    assert {(c.problem.pass_, c.problem.layout, c.threads, c.problem.shape.n) for c in cases} == {
+        (Pass.FORWARD, "nhwc", 1, 1)
+    }
+
+
+def test_xnor_has_the_axes_of_figure_4() -> None:
+    cases = [c for c in expand(load_suite("xnor"), cores=2) if c.weights == "packed"]
+    shapes = {c.problem.shape for c in cases}
+    assert {s.c for s in shapes if s.r == 3} == {3, 8, 16, 32, 64, 128, 256, 512, 1024}
+    assert {s.r for s in shapes if s.c == 256} == {1, 3, 5, 7, 9, 11}
+    assert {(s.p, s.q, s.k) for s in shapes} == {(14, 14, 256)} and len(shapes) == 9 + 6 - 1
+    kinds = {(c.problem.dtype, c.problem.semantics) for c in cases}
+    assert kinds == {
+        ("float32", Semantics.LINEAR), ("int8", Semantics.LINEAR), ("float32", Semantics.XNOR),
+        ("float32", Semantics.BINARY),
+    }  # fmt: skip
+    assert len(cases) == len(kinds) * len(shapes)
+
+
+def test_distribution_has_every_kind_of_inputs_in_every_format() -> None:
+    cases = expand(load_suite("distribution"), cores=2)
+    assert {(c.problem.dtype, c.problem.semantics, c.inputs) for c in cases} == {
+        (*chosen, inputs) for chosen in FORMATS for inputs in INPUTS
+    }
+    assert len(cases) == 3 * 11 * 5
 
 
 # ---- expanding
@@ -140,11 +181,26 @@ def test_packed_weight_gradients_are_noted_or_an_empty_product(write: Write) -> 
         expand(suite, cores=1)
 
 
+def test_formats_without_a_meaning_are_noted_or_an_empty_product(write: Write) -> None:
+    axes = "dtype: [float32, float16], pass: [fwd, bwd_weights], semantics: [linear, xnor]"
+    suite = load_suite(write(f"axes: {{{axes}}}\n"))
+    found = {(c.problem.dtype, c.problem.pass_, c.problem.semantics) for c in expand(suite, cores=1)}
+    assert len(found) == 2 * 2 + 1 and ("float32", Pass.FORWARD, Semantics.XNOR) in found
+    assert sorted(expansion_notes(suite, cores=1)) == [
+        "left out: semantics xnor is defined for fwd, not for bwd_weights",
+        "left out: semantics xnor is defined on float32 operands, not float16: say dtype float32",
+    ]
+    suite = load_suite(write("axes: {dtype: float16, semantics: xnor}\n"))
+    with pytest.raises(SuiteError, match=r"is empty: left out: .* on float32 operands, not float16"):
+        expand(suite, cores=1)
+
+
 def test_descriptor_options_settle_an_axis_that_is_not_given(write: Write) -> None:
-    path = write("axes: {dtype: float64}\n", "['--dir=BWD_D --stag=axb --semantics=binary ic3ih8oc4kh3', ic3ih8oc4kh3]")
+    path = write("axes: {dtype: float64}\n", "['--dir=BWD_D --stag=axb ic3ih8oc4kh3', ic3ih8oc4kh3]")
     first, second = (c.problem for c in expand(load_suite(path), cores=1))
     assert (first.pass_, first.layout, first.dtype) == (Pass.BACKWARD_DATA, "nhwc", "float64")
-    assert first.semantics is Semantics.BINARY
+    (signs,) = expand(load_suite(write("", "['--semantics=binary ic3ih8oc4kh3']")), cores=1)
+    assert signs.problem.semantics is Semantics.BINARY
     assert (second.pass_, second.layout, second.semantics) == (Pass.FORWARD, "nchw", Semantics.LINEAR)
 
 
@@ -304,6 +360,8 @@ BAD_YAML = {
     "bad pass": ("axes: {pass: [fwd, bwd_dat]}\n", ["line 2: axes.pass", "'bwd_dat'", "did you mean 'bwd_data'?"]),
     "bad dtype": ("axes: {dtype: float23}\n", ["axes.dtype", "float64, float32", "did you mean 'float32'?"]),
     "bad layout": ("axes: {layout: nwhc}\n", ["axes.layout", "nchw, nhwc", "did you mean 'nhwc'?"]),
+    "bad semantics": ("axes: {semantics: [linear, xnro]}\n", ["line 2: axes.semantics", "'xnro'", "mean 'xnor'?"]),
+    "bad inputs": ("axes:\n  inputs: [normla]\n", ["line 3: axes.inputs", "uniform, relu", "did you mean 'normal'?"]),
     "bad batch": ("axes: {batch: [1, 0]}\n", ["axes.batch", "whole number >= 1, not 0"]),
     "bad threads": ("axes: {threads: [most]}\n", ["axes.threads", "number of cores or 'all', not 'most'"]),
     "batch of a wrong type": ("axes: {batch: true}\n", ["axes.batch", "whole number >= 1, not True"]),
@@ -400,6 +458,8 @@ def test_files_that_are_no_suite(tmp_path: Path, content: bytes, part: str) -> N
     [
         ({"pass": "fw"}, ["--pass", "'fw'", "did you mean 'fwd'?"]),
         ({"layout": ["nchw", "x"]}, ["--layout", "nchw, nhwc"]),
+        ({"semantics": "xnro"}, ["--semantics", "binary_weights", "'xnro'", "did you mean 'xnor'?"]),
+        ({"inputs": "ReLU"}, ["--inputs", "normal, uniform, relu, integers, zeros", "'ReLU'"]),
         ({"threads": "0"}, ["--threads", "number of cores or 'all', not '0'"]),
         ({"batch": "two"}, ["--batch", "whole number >= 1, not 'two'"]),
         ({"seed": "x"}, ["--seed", "whole number >= 0, not 'x'"]),
