@@ -29,7 +29,7 @@ import numpy as np
 
 from convbench import catalog, registry
 from convbench.choices import Choice, choose, resolve
-from convbench.devices.arrays import address, namespace
+from convbench.devices.arrays import address, namespace, storage
 from convbench.devices.base import Plan, make_plan
 from convbench.devices.cpu import ALIGN_BYTES, CpuDevice, aligned_empty
 from convbench.environment import allowed_cores
@@ -160,7 +160,7 @@ def plan(
     shape = _shape_of(_dims("x_shape", x_shape, layout), w.shape, stride, padding, dilation, groups, layout)
     problem = Problem(shape, Pass.FORWARD, w.dtype.name, layout, semantics)  # type: ignore[arg-type]
     device = _device_of(w)
-    prepared, choice = _prepare(problem, algorithm, _threads(), _fit(w), device)
+    prepared, choice = _prepare(problem, algorithm, _threads(), _fit(_bits(w)), device)
     return InferencePlan(prepared, choice, device)
 
 
@@ -222,6 +222,7 @@ class _Slot:
 
     def run(self, a: Any, b: Any, out: Any) -> None:
         """One convolution into `out`, whatever the memory layout of the three."""
+        a, b, out = _bits(a), None if b is None else _bits(b), _bits(out)
         fit_a = self._fitted("a", a)
         fit_b = None if b is None else self._fitted("b", b, apart_from=fit_a)
         target = out if _fits(out) else self._buffer("out", out)
@@ -451,6 +452,11 @@ def _overlap(first: Any, second: Any) -> bool:
         return np.shares_memory(first, second, max_work=100_000)  # type: ignore[arg-type] # any int will do
     except np.exceptions.TooHardError:
         return True  # undecided: the bounds of the two do overlap
+
+
+def _bits(array: Any) -> Any:
+    """The same memory as rows take it: bfloat16 (of ml_dtypes, say) as the uint16 that holds its bits."""
+    return array.view(storage(array.dtype)) if array.dtype.name == "bfloat16" else array
 
 
 def _fits(array: Any) -> bool:

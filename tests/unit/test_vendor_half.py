@@ -10,9 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+import convbench
 from convbench import catalog
 from convbench.algorithms import onednn
 from convbench.algorithms.onednn import _capi, _plan
@@ -137,3 +139,20 @@ def test_torch_says_what_it_computes_with_and_packs_for_it() -> None:
         backend = context.notes["vendor_impl"].rpartition("backend ")[2]
         assert context.notes["packed"].startswith("the filter") == (packs and backend == "Mkldnn")
         assert context.notes["vendor_impl"].startswith("torch ") and backend.isalnum()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["onednn_bf16", "torch_bf16", "direct_bf16_simd", "im2col_half_numpy", "auto"])
+def test_the_library_takes_bfloat16_arrays(name: str, layout: str) -> None:
+    """NumPy knows the type once ml_dtypes is imported; rows see its bits as uint16."""
+    if name != "auto":
+        row(name)
+    rng, shape = np.random.default_rng(2), SHAPES["plain"]
+    x, w = (rng.integers(-1, 2, s).astype(ml_dtypes.bfloat16) for s in (shape.x_shape(layout), shape.w_shape(layout)))
+    want = convolve(shape, Pass.FORWARD, *(to_logical(a.astype(np.float64), layout) for a in (x, w)))
+    given = {"padding": 1, "layout": layout, "algorithm": name}
+    out = np.empty(shape.y_shape(layout), ml_dtypes.bfloat16)
+    packed = convbench.plan(x.shape, w, **given)
+    for y in (convbench.conv2d(x, w, **given), convbench.conv2d(x[::-1][::-1], w, **given, out=out), packed(x)):
+        assert y.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(to_logical(y.astype(np.float64), layout), want)
