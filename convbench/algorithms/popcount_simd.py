@@ -1,0 +1,52 @@
+"""Binary and XNOR convolution by counting bits, in vector kernels compiled here."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from convbench.algorithms._simd import SimdImplementation
+from convbench.problem import Pass, Problem, Semantics
+from convbench.registry import Context, Run, register
+
+
+class PopcountSimd(SimdImplementation):
+    """What both rows share: signs of the input are packed a strip at a time, then xor, a full adder and a count."""
+
+    passes: ClassVar[tuple[Pass, ...]] = (Pass.FORWARD,)
+    arithmetic: ClassVar[str] = "binary"
+
+    def workspace_estimate(self, problem: Problem) -> int:
+        """Filter in bits, tables, one thread's strips and results."""
+        from convbench.algorithms import _signs_simd_run as signs
+        from convbench.simd import target
+
+        return signs.estimate(problem, target.host())
+
+    def packed_estimate(self, problem: Problem) -> int:
+        """The same: the filter is packed in both cases."""
+        return self.workspace_estimate(problem)
+
+    def prepare(self, problem: Problem, context: Context, weights: Any = None) -> Run:
+        """Compiles kernels, lays out the tables, packs the filter if it is given."""
+        from convbench.algorithms import _signs_simd_run as signs
+        from convbench.simd import target
+
+        return signs.prepare_signs(problem, context, weights, target.host())
+
+
+@register
+class BinaryPopcountSimd(PopcountSimd):
+    """Sums of signs: exact integers."""
+
+    name: ClassVar[str] = "binary_popcount_simd"
+    semantics: ClassVar[Semantics] = Semantics.BINARY
+    reference = "Courbariaux et al. 2016 (arXiv 1602.02830), section 1.4"
+
+
+@register
+class XnorPopcountSimd(PopcountSimd):
+    """Sums of signs, times the mean |w| of each filter and the mean |x| under each window."""
+
+    name: ClassVar[str] = "xnor_popcount_simd"
+    semantics: ClassVar[Semantics] = Semantics.XNOR
+    reference = "Rastegari et al. 2016 (arXiv 1603.05279), section 3.2"
