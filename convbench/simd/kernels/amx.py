@@ -20,7 +20,6 @@ import numpy as np
 
 from convbench.simd.compiler import kernel
 from convbench.simd.emit import I8, I64, Emitter, Value
-from convbench.simd.kernels.gemm_pixels import prefetch
 from convbench.simd.target import Target
 
 #: The instruction of each kind: signs of the bytes of A and B, or bfloat16 with sums in float32.
@@ -31,7 +30,7 @@ TILE_ROWS, TILE_BYTES = 16, 64
 
 #: blocks: address of `count` blocks, BLOCK integers each. a, b: addresses; offsets and row_a count 32-bit words.
 #: segments: address of `segment_count` pairs (offset into a, offset into b); each is `steps` times `chunk` words of k,
-#: which lie behind each other in A, and as rows of a panel in B. rows: of every tile of A. sums: address of 4 rows x
+#: which lie behind each other in A, and as rows of a panel in B. rows: of every tile of A. sums: address of 2 rows x
 #: width words. c, row_c: where sums are stored as they are, distance of its rows in words; row_c = 0: never. end:
 #: address of the epilogue. constants: handed to it. columns: that exist. first: the first of them, counted over the
 #: whole result. unit: address of the tile configuration (of narrow_brgemm, in `dot.blocks`).
@@ -43,9 +42,6 @@ ARGUMENTS = (
 END = ("rows", "columns", "first", "entries", "sums", "out", "constants")
 #: Integers of a block: tiles of A (1 or 2), offset of the first and of the second, pairs in `entries`, their address.
 BLOCK = 5
-
-#: Rows of the block before that are finished in each step, and how many steps ahead B is asked for.
-DRAINED, FETCHED = 4, 2
 
 _SUMS, _A, _B = (0, 1, 2, 3), (4, 5), (6, 7)
 
@@ -71,36 +67,23 @@ def has_instruction(target: Target, kind: str) -> bool:
 
 
 @kernel
-def blocks(target: Target, kind: str, vectors: int, fetch: bool = False) -> Emitter:
-    """The kernel for panels of `vectors` (1 or 2) tiles of columns.
-
-    The epilogue of a block runs beside the products of the next one, DRAINED rows a step, so that tiles wait for
-    nothing: `sums` has room for two blocks. fetch: lines of B are asked for FETCHED steps before they are loaded, which
-    gains where a panel does not stay in the first-level cache.
-    """
-    e = Emitter(target, f"amx_{kind}_{vectors}{'_fetch' if fetch else ''}", ARGUMENTS)
-    table, count, unit, sums = e.args[0], e.args[1], e.args[-1], e.args[10]
-    on_tiles(e, "ldtilecfg", [e.pointer(unit, I8)])
-    size = e.mul(e.args[9], 2 * TILE_BYTES * vectors)
-    with e.loop(count, [e.i(0), e.i(0), sums, e.add(sums, size)], name="block") as turn:
+def blocks(target: Target, kind: str, vectors: int) -> Emitter:
+    """The kernel for panels of `vectors` (1 or 2) tiles of columns."""
+    e = Emitter(target, f"amx_{kind}_{vectors}", ARGUMENTS)
+    table, count, unit = e.args[0], e.args[1], e.args[-1]
+    place = e.pointer(unit, I8)
+    on_tiles(e, "ldtilecfg", [place])
+    with e.loop(count, name="block") as turn:
         block = e.at(e.pointer(table, I64), e.mul(turn.index, BLOCK))
-        rows, entries, finished, free = turn.carried
-        one, two = (
-            lambda m=m: _block(e, kind, block, m, vectors, fetch, (rows, entries, finished), free) for m in (1, 2)
-        )
-        pending = e.choose(e.less(e.load_int(block), 2), one, two)
-        turn.result = [*pending, free, finished]
-    rows, entries, finished, _ = turn.result
-    _end(e, rows, entries, finished)
+        with e.cases(e.load_int(block), (1, 2)) as each:
+            for tiles in each:
+                _block(e, kind, block, tiles, vectors)
     on_tiles(e, "tilerelease", [])
     return e
 
 
-def _block(
-    e: Emitter, kind: str, block: Value, tiles: int, vectors: int, fetch: bool, before: tuple[Value, ...], free: Value
-) -> list[Value]:
-    """Products of a block, and the epilogue of the one before: (rows, entries, sums). Gives its own [rows, entries]."""
-    _, _, a, row_a, b, segments, segment_count, steps, chunk, rows, _, c, row_c, *_ = e.args
+def _block(e: Emitter, kind: str, block: Value, tiles: int, vectors: int) -> None:
+    _, _, a, row_a, b, segments, segment_count, steps, chunk, rows, sums, c, row_c, end, *_ = e.args
     for m in range(tiles):
         for n in range(vectors):
             on_tiles(e, "tilezero", [tile_number(_SUMS[2 * m + n])])
@@ -108,27 +91,20 @@ def _block(
     stride_a, stride_b = e.mul(row_a, 4), e.i(TILE_BYTES * vectors)
     step_a, step_b = e.mul(chunk, 4), e.mul(chunk, TILE_BYTES * vectors)
     table = e.pointer(segments, I64)
-    with e.loop(segment_count, [e.i(0)], name="segment") as segment:
+    with e.loop(segment_count, name="segment") as segment:
         pair = e.at(table, e.mul(segment.index, 2))
         offset = e.mul(e.load_int(pair), 4)
         a_at = [e.add(tile, offset) for tile in a_tiles]
         b_at = e.add(b, e.mul(e.load_int(e.at(pair, 1)), 4))
-        with e.loop(steps, [*a_at, b_at, *segment.carried], name="k") as k:
-            *a_k, b_k, done = k.carried
-            if fetch:
-                for line in range(TILE_ROWS * vectors):
-                    later = e.add(b_k, TILE_BYTES * (FETCHED * TILE_ROWS * vectors + line))
-                    prefetch(e, e.pointer(later, I8), write=False, level=3)
+        with e.loop(steps, [*a_at, b_at], name="k") as k:
+            *a_k, b_k = k.carried
             for n in range(vectors):
                 on_tiles(e, "tileloadd64", [tile_number(_B[n]), e.pointer(e.add(b_k, TILE_BYTES * n), I8), stride_b])
             for m in range(tiles):
                 on_tiles(e, "tileloadd64", [tile_number(_A[m]), e.pointer(a_k[m], I8), stride_a])
                 for n in range(vectors):
                     on_tiles(e, INSTRUCTIONS[kind], [tile_number(t) for t in (_SUMS[2 * m + n], _A[m], _B[n])])
-            k.result = [*(e.add(tile, step_a) for tile in a_k), e.add(b_k, step_b), _drain(e, before, done)]
-        segment.result = k.result[-1:]
-    done = segment.result[0]
-    _end(e, e.sub(before[0], done), e.add(before[1], e.mul(done, 16)), before[2])
+            k.result = [*(e.add(tile, step_a) for tile in a_k), e.add(b_k, step_b)]
     entries = e.load_int(e.at(block, 4))
 
     def put_down(to: list[Value], row: Value) -> None:
@@ -141,32 +117,17 @@ def _block(
         places = e.pointer(entries, I64)
         firsts = [e.load_int(e.at(places, e.add(e.mul(rows, 2 * m), 1))) for m in range(tiles)]
         put_down([e.add(c, e.mul(first, 4)) for first in firsts], e.mul(row_c, 4))
-        return [e.i(0)]
+        return []
 
     def through_the_epilogue() -> list[Value]:
         width = TILE_BYTES * vectors
-        put_down([e.add(free, e.mul(rows, m * width)) for m in range(tiles)], e.i(width))
-        return [e.load_int(e.at(block, 3))]
+        put_down([e.add(sums, e.mul(rows, m * width)) for m in range(tiles)], e.i(width))
+        *_, constants, columns, first, _ = e.args
+        arguments = (e.load_int(e.at(block, 3)), columns, first, entries, sums, c, constants)
+        call_address(e, end, arguments)
+        return []
 
-    return [*e.choose(e.less(0, row_c), as_they_are, through_the_epilogue), entries]
-
-
-def _drain(e: Emitter, before: tuple[Value, ...], done: Value) -> Value:
-    """The epilogue of some more rows of the block before; how many are done now."""
-    rows, entries, sums = before
-
-    def some() -> list[Value]:
-        now = e.minimum(e.sub(rows, done), DRAINED)
-        _end(e, now, e.add(entries, e.mul(done, 16)), sums)
-        return [e.add(done, now)]
-
-    return e.choose(e.less(done, rows), some, lambda: [done])[0]
-
-
-def _end(e: Emitter, rows: Value, entries: Value, sums: Value) -> None:
-    """The epilogue of rows, which may be none."""
-    c, end, constants, columns, first = e.args[11], *e.args[13:17]
-    call_address(e, end, (rows, columns, first, entries, sums, c, constants))
+    e.choose(e.less(0, row_c), as_they_are, through_the_epilogue)
 
 
 def call_address(e: Emitter, address: Value, arguments: tuple[Value, ...]) -> None:
@@ -176,7 +137,6 @@ def call_address(e: Emitter, address: Value, arguments: tuple[Value, ...]) -> No
 
 
 def tile_number(number: int) -> Value:
-    """A tile as an immediate operand."""
     return ir.Constant(I8, number)
 
 
