@@ -10,7 +10,7 @@ for instance) rules decide:
   2. the filter is at least 9 x 9, stride and dilation 1, and a group has at least 8 input and 8 output channels:
      fft_tiled_pyfftw, because operations of a direct method grow with the filter's area and those of a tiled FFT
      hardly do;
-  3. onednn (of int8 onednn_int8), the vendor's library, where it takes the problem;
+  3. onednn (of int8, bfloat16 and float16 onednn_int8, _bf16, _fp16), the vendor's library, where it takes the problem;
   4. im2col_numpy, which takes every shape;
   5. otherwise the best member of all.
 What is not registered, not available or does not support the problem is passed over, and the reason says so.
@@ -35,6 +35,8 @@ from convbench.registry import Implementation
 AUTO = "auto"
 #: Best first. MKL leads NumPy's OpenBLAS on Intel only, so it is asked for by name.
 TIER_ORDER = ("simd", "numpy", "mkl", "pyfftw", "scipy", "numba")
+#: The vendor's row for an element type, where it is not onednn.
+VENDOR = {"int8": "onednn_int8", "bfloat16": "onednn_bf16", "float16": "onednn_fp16"}
 LARGE_FILTER = 9
 ENOUGH_CHANNELS = 8
 
@@ -157,7 +159,7 @@ def by_rules(problem: Problem, weights: str, rows: Rows) -> list[Choice]:
     if problem.semantics is Semantics.LINEAR:
         if _large_filter(problem):
             consider("fft_tiled_pyfftw", _why_large(problem))
-        consider("onednn_int8" if problem.is_integer else "onednn", "the vendor's library takes this problem")
+        consider(VENDOR.get(problem.dtype, "onednn"), "the vendor's library takes this problem")
         consider("im2col_numpy", "im2col takes every shape")
     if not chosen:
         ranked = best(problem, weights, rows.values())

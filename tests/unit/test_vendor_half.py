@@ -18,6 +18,7 @@ import convbench
 from convbench import catalog
 from convbench.algorithms import onednn
 from convbench.algorithms.onednn import _capi, _plan
+from convbench.choices import choose
 from convbench.devices.arrays import as_real, narrowed, poison, storage
 from convbench.devices.base import make_plan
 from convbench.devices.cpu import CpuContext, aligned_empty
@@ -156,3 +157,12 @@ def test_the_library_takes_bfloat16_arrays(name: str, layout: str) -> None:
     for y in (convbench.conv2d(x, w, **given), convbench.conv2d(x[::-1][::-1], w, **given, out=out), packed(x)):
         assert y.dtype == ml_dtypes.bfloat16
         np.testing.assert_array_equal(to_logical(y.astype(np.float64), layout), want)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("onednn_bf16", "bfloat16"), ("onednn_fp16", "float16")])
+def test_auto_takes_the_vendor_s_row_where_it_computes(name: str, dtype: str) -> None:
+    row(name)
+    chosen = choose(Problem(SHAPES["plain"], dtype=dtype))
+    assert (chosen.name, chosen.reason) == (name, "the vendor's library takes this problem")
+    weights = choose(Problem(SHAPES["plain"], Pass.BACKWARD_WEIGHTS, dtype))
+    assert weights.name == name or "reference implementation" in weights.reason
