@@ -22,7 +22,7 @@ from convbench.devices.arrays import as_real, widened
 from convbench.problem import INPUTS, ConvShape, Pass, Problem, Semantics
 from convbench.verify.inputs import COEFFICIENT, Recipe, make_inputs, reduction_channels, to_logical
 from convbench.verify.oracle import convolve, sample
-from convbench.verify.semantics import meaning_of, results
+from convbench.verify.semantics import LEAST_RESULT, meaning_of, results
 
 #: Multiply-adds up to which the oracle computes everything (about 0.1 s).
 FULL_MACS = 30_000_000
@@ -165,7 +165,7 @@ def _whole_meant(problem: Problem, a: np.ndarray, b: np.ndarray) -> Reference:
     meaning = meaning_of(problem, a, b)
     want = results(meaning, problem, convolve(shape, pass_, meaning.a, meaning.b))
     squares = convolve(shape, pass_, meaning.a, _square(meaning.b), square_a=True) if meaning.statistical else None
-    return Reference(want=want, squares=squares, tolerance=meaning.relative * np.abs(want),
+    return Reference(want=want, squares=squares, tolerance=meaning.allowed(want),
                      plain=convolve(shape, pass_, a, b))  # fmt: skip
 
 
@@ -177,10 +177,10 @@ def _partial_meant(problem: Problem, recipe: Recipe, a: np.ndarray, b: np.ndarra
     reference = Reference(index=index, channel=meaning.channel, plane=meaning.plane)
     sums, squares = sample(shape, pass_, meaning.a, meaning.b, index)
     reference.sampled = results(meaning, problem, sums, index)
-    reference.tolerance = meaning.relative * np.abs(reference.sampled)
+    reference.tolerance = meaning.allowed(reference.sampled)
     reference.sampled_squares = squares if meaning.statistical else None
     reference.plain = sample(shape, pass_, a, b, index)[0]
-    if meaning.linear and all(f is None or f.all() for f in (meaning.channel, meaning.plane)):
+    if meaning.linear and meaning.least_factor >= LEAST_RESULT:
         contracted = _contract(problem, meaning.b, coefficients(problem, recipe.kind))
         small = _projected_shape(shape, pass_, 2)
         reference.projected = _split(convolve(small, pass_, meaning.a, contracted), problem, 2)

@@ -21,6 +21,9 @@ ONE_ROUNDING = 2.0**-24 * (1 + 2.0**-20)
 #: Means of positive float32 numbers: relative error of a sum of n, as a random walk of steps of half an eps, and more.
 MEANS_GROWTH = 2.0**-23
 
+#: Scales may be so small that results leave the normal numbers of float32: below this anything is right.
+LEAST_RESULT = float(np.finfo(np.float32).tiny)
+
 Finish = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -45,6 +48,15 @@ class Meaning:
     def linear(self) -> bool:
         """Whether a sum can be told from its result: results are sums times known factors."""
         return self.finish is None and not self.statistical
+
+    @property
+    def least_factor(self) -> float:
+        """The smallest number that a sum is multiplied by."""
+        return float(np.prod([factor.min() for factor in (self.channel, self.plane) if factor is not None]))
+
+    def allowed(self, want: np.ndarray) -> np.ndarray:
+        """How far a result may be from what is wanted, beside the rounding of sums."""
+        return self.relative * np.abs(want) + (LEAST_RESULT if self.relative else 0.0)
 
 
 def meaning_of(problem: Problem, a: np.ndarray, b: np.ndarray) -> Meaning:

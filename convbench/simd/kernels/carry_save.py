@@ -23,8 +23,8 @@ from convbench.simd.emit import I32, I64, Emitter, Value
 from convbench.simd.target import Target
 
 #: entries: address of `pixels` times ENTRY integers. a, b: addresses; a's offsets count words. steps: address of the
-#: offsets into a of `pairs` pairs of words; each pair is two rows of the panel b. base: address of int32. alpha, beta: of
-#: float32 (not read unless scaled).
+#: offsets into a of `pairs` pairs of words; each pair is two rows of the panel b. base: address of int32. alpha, beta:
+#: of float32 (not read unless scaled).
 ARGUMENTS = ("pixels", "columns", "entries", "a", "b", "steps", "pairs", "out", "base", "alpha", "beta")
 #: Integers of a pixel: its offset into a, into out, into base (elements), its number in beta.
 ENTRY = 4
