@@ -36,7 +36,9 @@ from convbench.shapes import Layer, load_shapes, sample_layers
 from convbench.suitefile import AXES, DEFAULT_AXES, ProblemItem, SuiteFile, axis_values, device_name, texts
 from convbench.yamlfile import YamlFile
 
-BASELINE = ("onednn", "onednn_int8", "torch", "im2col_numpy")
+BASELINE = (
+    "onednn", "onednn_int8", "onednn_bf16", "onednn_fp16", "torch", "torch_bf16", "torch_fp16", "im2col_numpy"
+)  # fmt: skip
 OVERRIDES = (*AXES, "match", "algorithm", "seed", "quick", "budget", "device")
 _DESCRIPTOR = re.compile(rf"\s*(--|(onednn|dnnl|mkldnn)_verbose,|({'|'.join((*KEYS, 'id', 'od', 'kd'))})\d)")
 
