@@ -2,7 +2,8 @@
 
 For a block of tiles: B^T d B of all channels into V[frequency][tile][channel]; then, for a few panels of output
 channels at a time, products with the transformed filter into M[frequency][tile][output channel], and A^T M A
-straight into the result. V, M and a piece of the filter stay in the second-level cache.
+straight into the result. V, M and a piece of the filter stay in the second-level cache. SIZE: bytes of an element of
+X, W and Y: 4, or 2 that are converted on the way in and out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ NAMES = (
     "PER_THREAD", "TABLE", "ZEROS", "DUMP", "BUFFER_M", "BUFFER_V", "STRIP_IN", "STRIP_OUT", "BUFFER_U", "BUFFER_TAPS",
     "TURNED", "FILTERS", "STRIP_ROW_IN", "STRIP_PIXEL_IN", "STRIP_ROW_OUT", "STRIP_PIXEL_OUT", "STRIP_CHANNELS",
     "INPUT_KERNEL", "FILTER_KERNEL", "OUTPUT_KERNEL", "PRODUCT_KERNEL", "TRANSPOSE", "PARTS", "PHASES",
+    "SIZE", "CONVERT", "TRANSPOSE_OUT",
 )  # fmt: skip
 (
     X, W, Y, NCHW, BACKWARD, GROUPS, C, K, H, WIDTH, P, Q, TOP, LEFT, STRIDE,
@@ -27,7 +29,7 @@ NAMES = (
     CHUNK, DEPTH, ROWS, FLY, RAW, SPLIT, ROW_V, PLANE_V, V_SIZE, ROW_M, PLANE_M, PLANE_U,
     PER_THREAD, TABLE, ZEROS, DUMP, BUFFER_M, BUFFER_V, STRIP_IN, STRIP_OUT, BUFFER_U, BUFFER_TAPS,
     TURNED, FILTERS, STRIP_ROW_IN, STRIP_PIXEL_IN, STRIP_ROW_OUT, STRIP_PIXEL_OUT, STRIP_CHANNELS,
-    INPUT_KERNEL, FILTER_KERNEL, OUTPUT_KERNEL, PRODUCT_KERNEL, TRANSPOSE, PARTS, PHASES,
+    INPUT_KERNEL, FILTER_KERNEL, OUTPUT_KERNEL, PRODUCT_KERNEL, TRANSPOSE, PARTS, PHASES, SIZE, CONVERT, TRANSPOSE_OUT,
 ) = range(len(NAMES))  # fmt: skip
 
 #: Bits of the parameter PHASES: benchmarks switch phases off one by one.
@@ -64,9 +66,9 @@ def _input_row(p: int, thread: int, group: int, image: int, row: int, column: in
     """`count` tiles of a row, NHWC: the kernel reads x itself, zeros where a tile hangs over the edge."""
     alpha, s, channels = item(p, ALPHA), item(p, STRIDE), item(p, C)
     height, width = item(p, H), item(p, WIDTH)
-    pixel = 4 * channels * item(p, GROUPS)
+    pixel = item(p, SIZE) * channels * item(p, GROUPS)
     table, zeros, kernel = _mine(p, TABLE, thread), _mine(p, ZEROS, thread), item(p, INPUT_KERNEL)
-    x = item(p, X) + image * height * width * pixel + 4 * group * channels
+    x = item(p, X) + image * height * width * pixel + item(p, SIZE) * group * channels
     for j in range(column, column + count):
         for phase in range(s * s):
             h0 = row * item(p, M) * s - item(p, TOP) + phase // s
@@ -102,6 +104,7 @@ def _input_row_nchw(p: int, thread: int, group: int, image: int, row: int, colum
             item(p, X), 1, channels * item(p, GROUPS), item(p, H), item(p, WIDTH),
             image, group * channels + c, some, row * m * s - item(p, TOP), s * alpha,
             column * m * s - item(p, LEFT), s * ((count - 1) * m + alpha), strip, strip_row, pixel, item(p, TRANSPOSE),
+            item(p, SIZE),
         )  # fmt: skip
         for j in range(count):
             for phase in range(s * s):
@@ -147,7 +150,7 @@ def _pack_nhwc(p: int, start: int, phase: int, lanes: int, count: int, to: int, 
         for j in range(taps):
             r, q = i * s + phase // s, j * s + phase % s
             if r < height and q < width:
-                source = item(p, W) + 4 * (start + (r * width + q) * c)
+                source = item(p, W) + item(p, SIZE) * (start + (r * width + q) * c)
                 place = to + 4 * (i * taps + j) * step
                 call(item(p, TRANSPOSE), (lanes, count, source, height * width * c, place, item(p, PANEL)))
 
@@ -159,7 +162,8 @@ def _pack_nchw(p: int, thread: int, start: int, phase: int, lanes: int, count: i
     height, width = item(p, TAPS_H), item(p, TAPS_W)
     every = height * width
     turned = _mine(p, TURNED, thread)
-    call(item(p, TRANSPOSE), (lanes, count * every, item(p, W) + 4 * start * every, item(p, C) * every, turned, panel))
+    source = item(p, W) + item(p, SIZE) * start * every
+    call(item(p, TRANSPOSE), (lanes, count * every, source, item(p, C) * every, turned, panel))
     for c in range(count):
         for i in range(taps):
             for j in range(taps):
@@ -179,11 +183,13 @@ def _pack_backward(p: int, start: int, lanes: int, count: int, to: int, step: in
     for d in range(count):
         at = group_row * every + d * k * every
         if item(p, NCHW):
-            source = item(p, W) + 4 * (at + lane * every)
+            source = item(p, W) + item(p, SIZE) * (at + lane * every)
             call(item(p, TRANSPOSE), (lanes, every, source, every, to + 4 * d * panel, step))
-        else:
+        elif item(p, SIZE) == 4:
             for tap in range(every):
                 copy(to + 4 * (tap * step + d * panel), item(p, W) + 4 * (at + tap * k + lane), lanes)
+        else:
+            call(item(p, CONVERT), (every, lanes, item(p, W) + 2 * (at + lane), k, to + 4 * d * panel, step))
 
 
 @njit(error_model="numpy")
@@ -308,8 +314,8 @@ def _output_row(
     """Tiles of a row, NHWC: the kernel writes y itself; what hangs over the edge goes to a place nobody reads."""
     m, height, width = item(p, M), item(p, P), item(p, Q)
     table, dump = _mine(p, TABLE, thread), _mine(p, DUMP, thread)
-    pixel = 4 * item(p, K) * item(p, GROUPS)
-    y = item(p, Y) + image * height * width * pixel + 4 * k0
+    pixel = item(p, SIZE) * item(p, K) * item(p, GROUPS)
+    y = item(p, Y) + image * height * width * pixel + item(p, SIZE) * k0
     for j in range(column, column + tiles):
         inside = (j + 1) * m <= width
         for i in range(m):
@@ -343,7 +349,8 @@ def _output_row_nchw(
             call(item(p, OUTPUT_KERNEL), (some, tile, item(p, PLANE_M), table, 0))
         patch.scatter(
             item(p, Y), 1, item(p, K) * item(p, GROUPS), item(p, P), item(p, Q),
-            image, k0 + c, some, row * m, m, column * m, tiles * m, strip, strip_row, pixel, item(p, TRANSPOSE),
+            image, k0 + c, some, row * m, m, column * m, tiles * m, strip, strip_row, pixel,
+            item(p, TRANSPOSE_OUT), item(p, SIZE),
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from convbench.registry import Context, Run
 from convbench.simd import target as targets
 from convbench.simd.driver import Runner
 from convbench.simd.kernels.transform import transform2d
-from convbench.simd.kernels.transpose import transpose
+from convbench.simd.kernels.transpose import conversions
 from convbench.simd.target import Target
 
 
@@ -27,19 +27,21 @@ def build(
     target = target or targets.host()
     phases = forced.pop("phases", -1)
     plan = choose(geometry(problem, tile, taps), target, context.threads, weights is None, **forced)
-    return _Convolution(plan, target, context, weights, phases).run
+    return _Convolution(plan, target, context, weights, phases, problem.dtype).run
 
 
 class _Convolution:
     """Owns what the loops point to."""
 
-    def __init__(self, plan: Plan, target: Target, context: Context, weights: Any, phases: int) -> None:
+    def __init__(
+        self, plan: Plan, target: Target, context: Context, weights: Any, phases: int, dtype: str
+    ) -> None:
         self.plan = plan
         raw = weights is None
         table = np.zeros(len(loops.NAMES), np.int64)
         self.table = table
         self._buffers(context, raw)
-        self._kernels(target)
+        self._kernels(target, dtype)
         self._sizes()
         table[loops.RAW], table[loops.PHASES] = raw, phases
         threads = context.threads
@@ -89,20 +91,26 @@ class _Convolution:
             self.kept.append(context.empty(plan.kept_filters(), np.float32))
             table[loops.FILTERS] = address_of(self.kept[-1])
 
-    def _kernels(self, target: Target) -> None:
+    def _kernels(self, target: Target, dtype: str) -> None:
+        """Transforms read and write nhwc themselves; nchw goes through strips of float32."""
         table, transform = self.table, self.plan.geometry.transform
         g = _floats(transform.g)
         if self.plan.geometry.backward:
             g = tuple(row[::-1] for row in g)  # the filter turned by 180 degrees
+        own = "float32" if self.plan.geometry.layout == "nchw" else dtype
         self.kernels = {
-            loops.INPUT_KERNEL: transform2d(target, _floats(transform.bt), True, False, "winograd_in"),
+            loops.INPUT_KERNEL: transform2d(target, _floats(transform.bt), True, False, "winograd_in", own),
             loops.FILTER_KERNEL: transform2d(target, g, False, False, "winograd_filter"),
-            loops.OUTPUT_KERNEL: transform2d(target, _floats(transform.at), False, True, "winograd_out"),
+            loops.OUTPUT_KERNEL: transform2d(
+                target, _floats(transform.at), False, True, "winograd_out", "float32", own
+            ),
             loops.PRODUCT_KERNEL: panel_product(target, self.plan.shape, self.plan.lines_ahead),
-            loops.TRANSPOSE: transpose(target),
         }
         for place, kernel in self.kernels.items():
             table[place] = kernel.address
+        for name, value in conversions(target, dtype).items():
+            if name != "convert_out":
+                table[loops.NAMES.index(name.upper())] = value
 
     def _sizes(self) -> None:
         plan, g = self.plan, self.plan.geometry

@@ -240,7 +240,7 @@ def _table(p: Plan, target: Any) -> np.ndarray:
     from convbench.algorithms import _winograd_simd_weights_tasks as tasks
     from convbench.simd.kernels.outer import most_rows, outer, outer_panel
     from convbench.simd.kernels.tiles import collect, spread, touch
-    from convbench.simd.kernels.transpose import transpose
+    from convbench.simd.kernels.transpose import conversions
 
     s, t, table = p.problem.shape, p.transform, np.zeros(tasks.LENGTH, np.int64)
     of_x, of_dy = (tasks.ROWS, tasks.COLUMNS) if p.swapped else (tasks.COLUMNS, tasks.ROWS)
@@ -260,13 +260,16 @@ def _table(p: Plan, target: Any) -> np.ndarray:
             table[base + key] = value
     pairs_k, pairs_c = p.pairs
     _, row_c, plane_c = p.sums
+    kernels = conversions(target, p.problem.dtype)
+    result = "float32" if p.swapped or p.problem.layout == "nchw" else p.problem.dtype  # turned afterwards, or in place
     whole = {
         tasks.PHASES: tasks.INPUT | tasks.MULTIPLY | tasks.OUTPUT, tasks.NCHW: int(p.problem.layout == "nchw"),
         tasks.STEP: t.r, tasks.PLANES: p.planes, tasks.LANES: p.lanes, tasks.DOWN: p.down, tasks.ACROSS: p.across,
-        tasks.TOTAL: p.total, tasks.RUN: RUN, tasks.TRANSPOSE: transpose(target).address,
+        tasks.TOTAL: p.total, tasks.RUN: RUN, tasks.TRANSPOSE: kernels["transpose"],
+        tasks.SIZE: kernels["size"], tasks.CONVERT: kernels["convert"], tasks.TRANSPOSE_OUT: kernels["transpose_out"],
         tasks.UNITS_OF_COLUMNS: s.n * p.down * s.groups * table[tasks.CHUNKS_OF_GROUP], tasks.KG: s.kg,
         tasks.CG: s.cg, tasks.SWAPPED: int(p.swapped),
-        tasks.SIZE2: s.r * s.s, tasks.COLLECT: collect(target, _floats(t.at), "dw").address,
+        tasks.SIZE2: s.r * s.s, tasks.COLLECT: collect(target, _floats(t.at), "dw", result).address,
         tasks.PAIRS_K: pairs_k, tasks.PAIRS_C: pairs_c, tasks.KB: p.kb, tasks.CB: p.cb, tasks.WIDEST: WIDEST,
         tasks.SHARED: int(p.fused), tasks.FUSED: int(p.fused), tasks.BLOCK_TILES: p.tiles,
         tasks.ROW_C: row_c, tasks.PLANE_C: plane_c, tasks.ALPHA: t.alpha,

@@ -22,8 +22,8 @@ COLUMNS, ROWS = 0, 16
 (
     PHASES, NCHW, STEP, PLANES, LANES, DOWN, ACROSS, TOTAL, RUN, STRIP, STRIP_BYTES, TRANSPOSE, UNITS_OF_COLUMNS,
     OUT, KG, CG, SIZE2, COLLECT, PAIRS_K, PAIRS_C, KB, CB, WIDEST, SHARED, FUSED, BLOCK_TILES,
-    SCRATCH, SCRATCH_BYTES, SUMS, ROW_C, PLANE_C, RESULT, WRITE, ALPHA, SWAPPED, OUTER,
-) = range(2 * ROWS, 2 * ROWS + 36)  # fmt: skip
+    SCRATCH, SCRATCH_BYTES, SUMS, ROW_C, PLANE_C, RESULT, WRITE, ALPHA, SWAPPED, SIZE, CONVERT, TRANSPOSE_OUT, OUTER,
+) = range(2 * ROWS, 2 * ROWS + 39)  # fmt: skip
 #: From OUTER on: kernels for blocks of 1 to 4 vectors, then the most rows of each, then kernels for all rows.
 ROWS_OF, OUTER_PANEL = OUTER + 4, OUTER + 8
 LENGTH = OUTER + 12
@@ -40,7 +40,8 @@ def _transform_run(
     lanes = item(p, LANES)
     h, w = i * step - item(p, operand + TOP), first * step - item(p, operand + LEFT)
     columns = (count - 1) * step + taps
-    if item(p, NCHW) == 0 and h >= 0 and h + taps <= height and w >= 0 and w + columns <= width:
+    whole = item(p, NCHW) == 0 and item(p, SIZE) == 4  # the kernel reads float32
+    if whole and h >= 0 and h + taps <= height and w >= 0 and w + columns <= width:
         source = x + 4 * (((image * height + h) * width + w) * total + channel)
         call(kernel, (count, channels, source, step * total, width * total, total, to, plane, jump))
         return
@@ -48,7 +49,7 @@ def _transform_run(
     row = columns * pixel
     gather(
         x, item(p, NCHW), total, height, width, image, channel, channels, h, taps, w, columns,
-        strip, row, pixel, item(p, TRANSPOSE),
+        strip, row, pixel, item(p, TRANSPOSE), item(p, SIZE), item(p, CONVERT),
     )  # fmt: skip
     call(kernel, (count, channels, strip, step * pixel, row, pixel, to, plane, jump))
 
@@ -68,7 +69,8 @@ def _transform(
         j = tile - row * across
         i, count = row % down, min(across - j, end - tile)
         h = i * step - item(p, operand + TOP)
-        direct = item(p, NCHW) == 0 and h >= 0 and h + taps <= item(p, operand + HEIGHT) and j < outside
+        direct = item(p, NCHW) == 0 and item(p, SIZE) == 4 and h >= 0 and h + taps <= item(p, operand + HEIGHT)
+        direct = direct and j < outside
         if direct and j >= inside:
             count = min(count, outside - j)
         else:
@@ -156,16 +158,17 @@ def _finish(
 @njit(error_model="numpy")
 def _write_swapped(p: int, sums: int, group: int, c: int, rows: int, k: int, columns: int, result: int) -> None:
     """As _write, where rows are input channels and columns are output channels."""
-    row_c, cg, size, kernel = item(p, ROW_C), item(p, CG), item(p, SIZE2), item(p, TRANSPOSE)
+    row_c, cg, size, kernel = item(p, ROW_C), item(p, CG), item(p, SIZE2), item(p, TRANSPOSE_OUT)
     call(item(p, COLLECT), (rows, columns, sums, row_c, item(p, PLANE_C), result, size * row_c, row_c))
-    to = item(p, OUT) + 4 * (group * item(p, KG) + k) * cg * size
+    to = item(p, OUT) + item(p, SIZE) * (group * item(p, KG) + k) * cg * size
     if item(p, NCHW) == 0:  # (K, R, S, C)
         for tap in range(size):
             source = result + 4 * tap * row_c
-            call(kernel, (rows, columns, source, size * row_c, to + 4 * (tap * cg + c), size * cg))
+            call(kernel, (rows, columns, source, size * row_c, to + item(p, SIZE) * (tap * cg + c), size * cg))
         return
     for m in range(rows):  # (K, C, R, S)
-        call(kernel, (size, columns, result + 4 * m * size * row_c, row_c, to + 4 * (c + m) * size, cg * size))
+        place = to + item(p, SIZE) * (c + m) * size
+        call(kernel, (size, columns, result + 4 * m * size * row_c, row_c, place, cg * size))
 
 
 @njit(error_model="numpy")
@@ -177,13 +180,14 @@ def _write(
     cg, size = item(p, CG), item(p, SIZE2)
     k += group * item(p, KG)
     if item(p, NCHW) == 0:  # (K, R, S, C)
-        to = item(p, OUT) + 4 * (k * size * cg + c)
+        to = item(p, OUT) + item(p, SIZE) * (k * size * cg + c)
         call(kernel, (rows, columns, sums, row_c, plane_c, to, size * cg, cg))
         return
-    transpose = item(p, TRANSPOSE)
+    transpose = item(p, TRANSPOSE_OUT)
     for m in range(rows):  # (K, C, R, S)
         call(kernel, (1, columns, sums + 4 * m * row_c, row_c, plane_c, result, 0, row_c))
-        call(transpose, (size, columns, result, row_c, item(p, OUT) + 4 * ((k + m) * cg + c) * size, size))
+        to = item(p, OUT) + item(p, SIZE) * ((k + m) * cg + c) * size
+        call(transpose, (size, columns, result, row_c, to, size))
 
 
 @njit(error_model="numpy")
@@ -192,9 +196,9 @@ def _await_result(p: int, group: int, k: int, c: int, columns: int) -> None:
     cg, size = item(p, CG), item(p, SIZE2)
     k += group * item(p, KG)
     if item(p, NCHW) == 0:
-        call(item(p, WRITE), (size, columns, item(p, OUT) + 4 * (k * size * cg + c), cg))
+        call(item(p, WRITE), (size, columns, item(p, OUT) + item(p, SIZE) * (k * size * cg + c), cg))
     else:
-        call(item(p, WRITE), (1, size * columns, item(p, OUT) + 4 * (k * cg + c) * size, 0))
+        call(item(p, WRITE), (1, size * columns, item(p, OUT) + item(p, SIZE) * (k * cg + c) * size, 0))
 
 
 @task

@@ -52,9 +52,12 @@ def gather(
 def scatter(
     y: int, nchw: int, channels: int, height: int, width: int,
     image: int, first: int, count: int, top: int, rows: int, left: int, columns: int,
-    strip: int, row: int, pixel: int, transpose: int,
+    strip: int, row: int, pixel: int, transpose: int, size: int = 4,
 ) -> None:  # fmt: skip
-    """y[image, first + c, top + i, left + j] = strip[i, j, c]; the reverse of gather. Pixels outside y are left out."""
+    """y[image, first + c, top + i, left + j] = strip[i, j, c]; the reverse of gather. Pixels outside y are left out.
+
+    size: bytes of an element of y, which transpose makes; only of NCHW may it be other than 4.
+    """
     start, end = max(left, 0), min(left + columns, width)
     for i in range(max(0, -top), min(rows, height - top)):
         h = top + i
@@ -62,7 +65,7 @@ def scatter(
         if end <= start:
             continue
         if nchw:
-            to = y + 4 * (((image * channels + first) * height + h) * width + start)
+            to = y + size * (((image * channels + first) * height + h) * width + start)
             call(transpose, (end - start, count, source, pixel, to, height * width))
         else:
             to = y + 4 * (((image * height + h) * width + start) * channels + first)

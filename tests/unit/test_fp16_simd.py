@@ -153,6 +153,30 @@ def test_results_are_those_of_single_precision_rounded_once(
             np.testing.assert_array_equal(got, want, str(shape))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_", list(Pass))
+def test_winograd_is_that_of_single_precision_rounded_once(
+    pass_: Pass, layout: str, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same sums in the same order: to the last bit what the float32 row gives, rounded."""
+    monkeypatch.setattr(units, "host", lambda: target)
+    rng = np.random.default_rng(11)
+    for shape in (
+        make(2, 17, 13, 11, 19, 3, 3, padding=1),
+        make(1, 5, 10, 15, 7, 3, 3, padding=((1, 0), (0, 2))),
+        make(1, 80, 20, 21, 70, 3, 3, padding=1),
+        make(2, 8, 9, 8, 12, 3, 3, padding=1, groups=4),
+    ):
+        half, single = (Problem(shape, pass_, dtype, layout) for dtype in ("float16", "float32"))
+        operands = [aligned(rng.standard_normal(s).astype(np.float16)) for s in (half.a_shape, half.b_shape)]
+        wide = [aligned(x.astype(np.float32)) for x in operands]
+        for name in ("winograd_f2_{}simd", "winograd_f4_{}simd"):
+            for packed, threads in ((False, 1), (pass_ is not Pass.BACKWARD_WEIGHTS, 2)):
+                want = run(name.format(""), single, threads, packed, (wide[0], wide[1])).astype(np.float16)
+                got = run(name.format("fp16_"), half, threads, packed, (operands[0], operands[1]))
+                np.testing.assert_array_equal(got, want, f"{name} {shape}")
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("pass_", list(Pass))
 def test_numpy_form_rounds_once(pass_: Pass, dtype: str) -> None:

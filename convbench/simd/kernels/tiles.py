@@ -10,6 +10,7 @@ import llvmlite.ir as ir
 
 from convbench.simd.compiler import kernel
 from convbench.simd.emit import I32, Emitter, Value
+from convbench.simd.kernels.stored import element, store
 from convbench.simd.kernels.transform import Matrix, linear
 from convbench.simd.target import Target
 
@@ -72,16 +73,17 @@ def spread(target: Target, matrix: Matrix, name: str) -> Emitter:
 
 
 @kernel
-def collect(target: Target, matrix: Matrix, name: str) -> Emitter:
+def collect(target: Target, matrix: Matrix, name: str, result_type: str = "float32") -> Emitter:
     """The kernel that transforms planes (columns x columns of them) into rows x rows values: COLLECT."""
-    e = Emitter(target, f"collect_{name}_{target.name}", COLLECT)
+    suffix = "" if result_type == "float32" else f"_{result_type}"
+    e = Emitter(target, f"collect_{name}_{target.name}{suffix}", COLLECT)
     rows, columns, source, row_from, plane_from, to, row_to, plane_to = e.args
     size, taps = len(matrix), len(matrix[0])
     with e.loop(rows, name="row") as m, e.loop(columns, step=e.lanes, name="column") as n:
         left = e.sub(columns, n.index)
         mask = e.mask(left)
         start = e.at(e.pointer(source), e.mul(row_from, m.index), n.index)
-        end = e.at(e.pointer(to), e.mul(row_to, m.index), n.index)
+        end = e.at(e.pointer(to, element(result_type)), e.mul(row_to, m.index), n.index)
         half = []
         for j in range(taps):
             half.append(linear(e, matrix, [e.load(e.at(start, e.mul(plane_from, i * taps + j))) for i in range(taps)]))
@@ -89,7 +91,7 @@ def collect(target: Target, matrix: Matrix, name: str) -> Emitter:
 
         def write(chosen: Value | None, values: list[Value] = values, end: Value = end) -> list[Value]:
             for index, value in enumerate(values):
-                e.store(value, e.at(end, e.mul(plane_to, index)), chosen)
+                store(e, result_type, value, e.at(end, e.mul(plane_to, index)), chosen)
             return []
 
         if target.free_masks:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from convbench.simd.compiler import kernel
 from convbench.simd.emit import I64, Emitter, Value
+from convbench.simd.kernels.stored import element, load, store
 from convbench.simd.target import Target
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -26,45 +27,57 @@ ARGUMENTS = ("channels", "from_", "step_from", "to", "step_to")
 
 @kernel
 def transform2d(
-    target: Target, matrix: Matrix, gather: bool = False, scatter: bool = False, name: str = "t"
-) -> Emitter:
+    target: Target, matrix: Matrix, gather: bool = False, scatter: bool = False, name: str = "t",
+    source_type: str = "float32", result_type: str = "float32",
+) -> Emitter:  # fmt: skip
     """The kernel for one matrix (rows x columns): X is columns x columns, Y rows x rows.
 
-    gather: X through a table of addresses. scatter: Y through one. Channels beyond `channels` are not touched.
+    gather: X through a table of addresses. scatter: Y through one. Channels beyond `channels` are not touched. X and Y
+    may lie in memory as float16 each.
     """
-    e = Emitter(target, f"transform_{name}_{target.name}_{len(matrix)}x{len(matrix[0])}", ARGUMENTS)
+    types = "" if source_type == result_type == "float32" else f"_{source_type}_{result_type}"
+    e = Emitter(target, f"transform_{name}_{target.name}_{len(matrix)}x{len(matrix[0])}{types}", ARGUMENTS)
     channels, source, step_from, to, step_to = e.args
     rows, columns = len(matrix), len(matrix[0])
-    inputs = _places(e, source, step_from, gather)
-    outputs = _places(e, to, step_to, scatter)
-    with e.loop(channels, step=e.lanes, name="channel") as c:
-        mask = e.mask(e.sub(channels, c.index))
+    inputs = _places(e, source, step_from, gather, source_type)
+    outputs = _places(e, to, step_to, scatter, result_type)
+
+    def body(at: Value, mask: Value | None) -> None:
         half = []  # one column of M X after the other
         for j in range(columns):
-            x = [e.load(e.at(inputs(i * columns + j), c.index), mask) for i in range(columns)]
+            x = [load(e, source_type, e.at(inputs(i * columns + j), at), mask) for i in range(columns)]
             half.append(linear(e, matrix, x))
         results = [linear(e, matrix, [half[j][i] for j in range(columns)]) for i in range(rows)]
         flat = [value for row in results for value in row]
 
-        def write(chosen: Value | None, flat: list[Value] = flat, at: Value = c.index) -> list[Value]:
+        def write(chosen: Value | None) -> list[Value]:
             for index, value in enumerate(flat):
-                e.store(value, e.at(outputs(index), at), chosen)
+                store(e, result_type, value, e.at(outputs(index), at), chosen)
             return []
 
-        if target.free_masks:
+        if target.free_masks or mask is None:
             write(mask)
         else:
-            whole = e.less(e.lanes - 1, e.sub(channels, c.index))
-            e.choose(whole, lambda write=write: write(None), lambda write=write, mask=mask: write(mask))
+            whole = e.less(e.lanes - 1, e.sub(channels, at))
+            e.choose(whole, lambda: write(None), lambda: write(mask))
+
+    whole = e.i(0)
+    if types and not target.free_masks:  # masks of 16-bit elements are branches there
+        whole = e.mul(e.b.sdiv(channels, e.i(e.lanes)), e.lanes)
+        with e.loop(whole, step=e.lanes, name="whole") as c:
+            body(c.index, None)
+    with e.loop(e.sub(channels, whole), step=e.lanes, name="channel") as c:
+        at = e.add(whole, c.index)
+        body(at, e.mask(e.sub(channels, at)))
     return e
 
 
-def _places(e: Emitter, base: Value, step: Value, table: bool) -> Callable[[int], Value]:
+def _places(e: Emitter, base: Value, step: Value, table: bool, dtype: str) -> Callable[[int], Value]:
     """A function index -> pointer to that element's first channel. Addresses of a table are read at each use."""
     if table:
         addresses = e.pointer(base, I64)
-        return lambda index: e.pointer(e.load_int(e.at(addresses, index)))
-    first = e.pointer(base)
+        return lambda index: e.pointer(e.load_int(e.at(addresses, index)), element(dtype))
+    first = e.pointer(base, element(dtype))
     return lambda index: e.at(first, e.mul(step, index))
 
 
