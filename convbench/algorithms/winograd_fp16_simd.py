@@ -15,9 +15,9 @@ from convbench.registry import register
 class WinogradFp16Simd(WinogradSimd):
     """Base of the rows: what float32 makes of the same operands, rounded to float16 once; growth as there.
 
-    Measured over eight 3x3 shapes (up to C = 2,048, sums over 40,000 pixels, 12 groups, depthwise), three passes, both layouts,
-    two seeds: beyond half of float16's eps times the result, no error exceeded sqrt(n) sqrt(x^2 * w^2) times float32's
-    eps by more than the factors given.
+    Measured over eight 3x3 shapes (up to C = 2,048, sums over 40,000 pixels, 12 groups, depthwise), three passes, both
+    layouts, two seeds: beyond half of float16's eps times the result, no error exceeded sqrt(n) sqrt(x^2 * w^2) times
+    float32's eps by more than the factors given.
     """
 
     dtypes: ClassVar[tuple[str, ...]] = ("float16",)
