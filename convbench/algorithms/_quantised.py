@@ -38,9 +38,10 @@ class Quantised:
             _fixed(array, whole, formats.ROUNDING_SEEDS[which] if stochastic else None, self._problem.layout)
 
     def finish(self, sums: np.ndarray, out: np.ndarray) -> None:
-        """Writes to `out` (float32) what the exact sums stand for."""
+        """Writes to `out` (float32) what the exact sums stand for; of sums that are -0, makes 0."""
         p = self._problem
         n = p.accumulation_length
+        sums += 0.0  # 0 times a negative number is -0, where it is the only product
         if p.semantics is Semantics.INT8:
             scales = (self._scales[0] * self._scales[1]).astype(np.float64)  # (K,), each product rounded to float32
             np.multiply(sums, scales[:, None, None] if p.layout == "nchw" else scales, out=out, casting="same_kind")
