@@ -20,16 +20,14 @@ import numpy as np
 from convbench.errors import ProblemError
 from convbench.formats import INT8_LEAST
 from convbench.problem import ConvShape
+from convbench.requantize import LEAST, MOST, as_int32, in_pieces, requantised, rounded_once, without_zero_point
 from convbench.rounding import logical_indices, round_stochastic
 
 __all__ = ["Affine", "FixedPoint", "choose_affine", "conv2d_quantized", "dequantize", "quantize_int8"]
 
-LEAST, MOST = -128, 127
 WORD_BITS = 16
 OUT_DTYPES = ("float32", "int32", "int8")
 ROUNDINGS = ("nearest", "stochastic")
-#: Products of a float32 with a whole number below this are exact in float64.
-_EXACT_SUM = 2**29
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,84 +225,13 @@ def conv2d_quantized(
         x, w, stride=stride, padding=padding, dilation=dilation, groups=groups, layout=layout, algorithm=algorithm
     )
     if zero:
-        sums = sums - zero * _sums_of_taps(w, shape, layout)
+        sums = without_zero_point(sums, zero, w, shape, layout)
     if out_dtype == "int32":
-        return _as_int32(sums)
-    if layout == "nchw":
-        factor = factor[:, None, None]
+        return as_int32(sums)
     if target is None:
-        return _rounded_once(sums, factor)
-    return _requantised(sums, factor, np.float64(target), result_zero)
-
-
-# ---- sums and their rounding
-
-
-def _sums_of_taps(w: np.ndarray, shape: ConvShape, layout: str) -> np.ndarray:
-    """What the convolution of an image of ones would be: (K, P, Q) or (P, Q, K), whole numbers in int64."""
-    channels = 1 if layout == "nchw" else 3
-    taps = w.sum(axis=channels, dtype=np.int64).astype(np.float64)  # (K, R, S)
-    top, _, left, _ = shape.padding
-    rows = _inside(shape.h, shape.p, shape.r, shape.stride[0], top, shape.dilation[0])  # (P, R)
-    columns = _inside(shape.w, shape.q, shape.s, shape.stride[1], left, shape.dilation[1])  # (Q, S)
-    ones = rows @ taps @ columns.T  # (K, P, Q), exact: no sum reaches 2^53
-    return (ones if layout == "nchw" else ones.transpose(1, 2, 0)).astype(np.int64)
-
-
-def _inside(size: int, outputs: int, taps: int, stride: int, begin: int, dilation: int) -> np.ndarray:
-    """1 where an output's tap reads the image, 0 where it reads padding: (outputs, taps) in float64."""
-    place = np.arange(outputs)[:, None] * stride + np.arange(taps) * dilation - begin
-    return ((place >= 0) & (place < size)).astype(np.float64)
-
-
-def _as_int32(sums: np.ndarray) -> np.ndarray:
-    limits = np.iinfo(np.int32)
-    if sums.dtype != np.int32 and sums.size and (sums.min() < limits.min or sums.max() > limits.max):
-        raise ProblemError(
-            "out_dtype: with x_zero_point taken off, a sum does not fit in int32; ask for float32 or int8"
-        )
-    return sums.astype(np.int32, copy=False)
-
-
-def _product(sums: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """head + tail = sums * factor, exactly; head is the product rounded to float64. |sums| < 2^45."""
-    low = sums & 0xFFFF
-    big, small = (sums - low) * factor, low * factor  # exact: 24 bits times 29 or 16
-    head = big + small
-    back = head - big
-    return head, (big - (head - back)) + (small - back)
-
-
-def _rounded_once(sums: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """float32(sums * factor), as if the product had been exact."""
-    with np.errstate(over="ignore"):  # to infinity, as rounding does
-        result = (sums * factor).astype(np.float32)
-    large = np.abs(sums) >= _EXACT_SUM
-    if large.any():
-        wide = np.broadcast_to(factor, sums.shape)[large]
-        head, tail = _product(sums[large].astype(np.int64), wide)
-        # Rounding to odd keeps, in the last bit, that something was cut off: rounding again is then right.
-        even = (head.view(np.int64) & 1) == 0
-        away = np.where(tail > 0, np.inf, -np.inf)
-        odd = np.where((tail != 0) & even, np.nextafter(head, away), head)
-        with np.errstate(over="ignore"):
-            result[large] = odd.astype(np.float32)
-    return result
-
-
-def _requantised(sums: np.ndarray, factor: np.ndarray, scale: np.float64, zero_point: int) -> np.ndarray:
-    """int8 of sums * factor / scale, as if the quotient had been exact, ties to even."""
-    quotient = np.clip(sums * factor / scale, -1024, 1024)
-    whole = np.rint(quotient)
-    half = np.rint(quotient - 0.5) + 0.5  # the nearest number between two whole ones
-    near = np.abs(quotient - half) < 2.0**-36  # float64's errors are below 2^-40 here
-    if near.any():
-        head, tail = _product(sums[near].astype(np.int64), np.broadcast_to(factor, sums.shape)[near])
-        between = half[near]
-        side = np.sign(head - between * scale)  # exact: a few bits times 24
-        side = np.where(side == 0, np.sign(tail), side)
-        whole[near] = np.where(side == 0, np.rint(between), between + 0.5 * side)
-    return np.clip(whole + zero_point, LEAST, MOST).astype(np.int8)
+        return in_pieces(sums, factor, layout, np.float32, rounded_once)
+    scale = np.float64(target)
+    return in_pieces(sums, factor, layout, np.int8, lambda part, by: requantised(part, by, scale, result_zero))
 
 
 # ---- checking arguments

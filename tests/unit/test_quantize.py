@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 import convbench
-from convbench import Affine, FixedPoint, choose_affine, conv2d_quantized, dequantize, formats, quantize_int8
+from convbench import (
+    Affine,
+    FixedPoint,
+    choose_affine,
+    conv2d_quantized,
+    dequantize,
+    formats,
+    quantize_int8,
+    requantize,
+)
 from convbench.errors import ProblemError, Unsupported
-from convbench.quantize import _requantised, _rounded_once
+from convbench.requantize import requantised, rounded_once
 from convbench.rounding import uniform24
 
 RNG = np.random.default_rng
@@ -233,7 +242,10 @@ def to_int8(value: Fraction, zero: int) -> int:
 
 @pytest.mark.parametrize("zero", [0, -128, 127, 5])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_quantised_convolution_is_exact_or_rounded_once(geometry: str, zero: int) -> None:
+def test_quantised_convolution_is_exact_or_rounded_once(
+    geometry: str, zero: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requantize, "_PIECE", 60)  # several pieces of several lines each
     x_shape, w_shape, keywords = GEOMETRIES[geometry]
     rng = RNG(zero + 1000)
     xq, wq = whole(rng, x_shape), whole(rng, w_shape)
@@ -267,12 +279,12 @@ def test_ties_and_large_sums_are_rounded_as_if_exact() -> None:
     ])  # fmt: skip
     for factor in (1.0, 2.0**-9, 0.1, 3.0, float(1 + 2.0**-23), 1e-30, 2.0**-140):
         factor = float(np.float32(factor))
-        got = _rounded_once(sums, np.full(sums.shape, factor))
+        got = rounded_once(sums, np.full(sums.shape, factor))
         for value, result in zip(sums.tolist(), got, strict=True):
             assert nearest_float32(value * Fraction(factor), result), (value, factor)
         for scale in (1.0, 0.25, float(np.float32(0.3)), factor, factor * 2, factor * 3.0):
             unit = np.float64(np.float32(scale))
-            small = _requantised(sums, np.full(sums.shape, factor), unit, 3)
+            small = requantised(sums, np.full(sums.shape, factor), unit, 3)
             want = [to_int8(value * Fraction(factor) / Fraction(float(unit)), 3) for value in sums.tolist()]
             assert small.tolist() == want, (factor, scale)
 
