@@ -18,9 +18,6 @@ from convbench.formats import PASSES
 from convbench.problem import Problem, Semantics
 from convbench.registry import Context, Implementation, Run, register
 
-#: Bytes of temporaries for each element of an image while it is quantised or rounded.
-TEMPORARY_BYTES = 24
-
 
 class QuantisedIm2colNumpy(Implementation):
     """im2col_numpy in float64 between the two ends of a semantics. Results are exact, so error_growth bounds nothing.
@@ -30,6 +27,8 @@ class QuantisedIm2colNumpy(Implementation):
 
     dtypes = ("float32",)
     arithmetic = "float64"
+    #: Bytes of temporaries for each element of an image while it is quantised or rounded.
+    temporary_bytes: ClassVar[int] = 24
 
     def limits(self, problem: Problem) -> str | None:
         """Only sums that float64 may not hold."""
@@ -40,7 +39,7 @@ class QuantisedIm2colNumpy(Implementation):
         """Operands and result in float64, what im2col needs for them, and one image being quantised."""
         wide = _wide(problem)
         largest = max(int(np.prod(s[1:])) for s in (problem.a_shape, problem.b_shape, problem.out_shape))
-        return wide.operand_bytes + Im2col.workspace(wide) + TEMPORARY_BYTES * largest
+        return wide.operand_bytes + Im2col.workspace(wide) + self.temporary_bytes * largest
 
     def packed_estimate(self, problem: Problem) -> int:
         """The same: the filter is widened in both cases."""
@@ -97,6 +96,7 @@ class Fixed16StochasticIm2colNumpy(QuantisedIm2colNumpy):
     """16-bit fixed point, rounded up with a probability equal to the distance from the number below."""
 
     name: ClassVar[str] = "fixed16_stochastic_im2col_numpy"
+    temporary_bytes = 64
     semantics = Semantics.FIXED16_STOCHASTIC
     reference = "Gupta et al. 2015 (arXiv 1502.02551), section 3.1"
 

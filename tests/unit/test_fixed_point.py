@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from convbench import catalog, formats
-from convbench.devices.cpu import CpuContext
+from convbench.devices.cpu import CpuContext, CpuDevice
 from convbench.problem import ConvShape, Pass, Problem, Semantics
 from convbench.registry import Implementation
 from convbench.rounding import logical_indices, uniform24
@@ -184,6 +184,21 @@ def test_rows_conform(simd, name):
         if case.shape_name == name:
             outcome = conformance.check(row(simd), case.problem, case.weights, threads=2)
             assert outcome.status == "ok", f"{case}: {outcome.reason}"
+
+
+@pytest.mark.parametrize("name", [name for pair in PAIRS.values() for name in pair])
+def test_estimates_of_memory_are_near_what_is_taken(name):
+    for shape in (ConvShape.make(2, 24, 40, 37, 40, 3, 3, padding=1), ConvShape.make(1, 64, 56, 56, 32, 1, 1)):
+        for pass_ in row(name).passes:
+            problem = Problem(shape, pass_, layout="nhwc", semantics=row(name).semantics)
+            a, b = make_inputs(problem, Recipe("normal", 1, 2))
+            out, context, device = np.empty(problem.out_shape, np.float32), CpuContext(1), CpuDevice()
+            run = row(name).prepare(problem, context)
+            run(a, b, out)
+            with device.watch_memory() as peak:
+                run(a, b, out)
+            measured, estimate = context.workspace_bytes + peak.n_bytes, row(name).estimate(problem)
+            assert measured / 1.25 - (1 << 20) <= estimate <= 4 * measured + (1 << 20), (shape, pass_)
 
 
 # ---- wrong ones
