@@ -21,7 +21,8 @@ from convbench.registry import Context, Run, register
 class DirectFp16acc16Simd(GemmSimd):
     """Forward and backward data of any filter, stride, padding, dilation and groups; there is no portable path.
 
-    The sums of blocks, too, must stay below 65,504, the largest float16.
+    The sums of blocks, too, must stay below 65,504, the largest float16. Measured beside
+    direct_fp16_simd on 20 layers: 117 to 396 GFLOP/s, 1.6 to 4.4 times PyTorch's float16, least with 3 or 64 channels.
 
     error_length 256: a result has two accumulators of 128 products each between two additions in float32. error_growth
     2.5: twice the largest measured, 1.16, over 14 shapes (up to 18,432 products; 3x3 to 13x13, 12 groups, depthwise),
