@@ -19,9 +19,8 @@ from convbench.problem import ConvShape, Problem
 from convbench.simd.kernels.carry_save import ENTRY
 from convbench.simd.kernels.signs import PAIR, words_of
 
-#: Most output pixels of a tile, and most bytes of its strip: both stay in the second-level cache, with a panel of
-#: results where those are gathered (nchw).
-TILE_PIXELS, STRIP_BYTES = 4096, 512 << 10
+#: Most bytes of a tile's results (nchw: of one panel's), and of its strip: both stay in the second-level cache.
+RESULT_BYTES, STRIP_BYTES = 640 << 10, 512 << 10
 
 Taps = tuple[int, ...]
 
@@ -120,7 +119,7 @@ def plan(problem: Problem, width: int, threads: int) -> Plan:
     numbers = down_of[:, None] * len(across) + across_of  # (P, Q)
     made = Plan(s, nchw, width, words, -s.padding[2], columns, steps.ravel(), classes, [], [])
     known: dict[bytes, int] = {}
-    for first, end in _cut(made, threads):
+    for first, end in cut(made, threads):
         own = numbers[first:end]
         if own.tobytes() not in known:
             known[own.tobytes()] = len(made.kinds)
@@ -141,7 +140,7 @@ def _class(s: ConvShape, rows: Taps, columns: Taps) -> tuple[int, Taps]:
     return len(rows) * len(columns), outside
 
 
-def _cut(made: Plan, threads: int) -> list[tuple[int, int]]:
+def cut(made: Plan, threads: int) -> list[tuple[int, int]]:
     """Output rows of the tiles: as few tiles as the cache and the threads allow."""
     s, number = made.shape, 1
     jobs = s.n * s.groups
@@ -151,7 +150,8 @@ def _cut(made: Plan, threads: int) -> list[tuple[int, int]]:
         cuts = [(i * s.p // number, (i + 1) * s.p // number) for i in range(number)]
         most = max(end - first for first, end in cuts)
         rows = (most - 1) * s.stride[0] + s.extent[0]
-        if most == 1 or (most * s.q <= TILE_PIXELS and 4 * rows * made.columns * made.words <= STRIP_BYTES):
+        results = 4 * most * s.q * (made.width if made.nchw else s.k)
+        if most == 1 or (results <= RESULT_BYTES and 4 * rows * made.columns * made.words <= STRIP_BYTES):
             return cuts
         number += 1
 

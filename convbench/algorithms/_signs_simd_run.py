@@ -46,24 +46,14 @@ def prepare_signs(problem: Problem, context: Context, weights: Any, target: Targ
     scratch = context.empty(per_thread(made, scaled) * context.threads, np.float32)
     tables, places = _tables(made)
     context.account(tables.nbytes, "tables")
-    strip, means, line, averages, _ = made.scratch(scaled)
-    jobs = s.n * s.groups * len(made.tiles)
-    chunks = 1 if jobs >= 4 * context.threads or context.threads == 1 else min(made.panels, context.threads)
-    from_planes = problem.layout == "nchw"
-    values: dict[str, int] = {
+    jobs, values = common_values(problem, made, context.threads)
+    from_planes = made.nchw and s.r * s.s > 1
+    values |= {
         "packed": address_of(packed), "base": address_of(base), "alpha": address_of(alpha), **places,
-        "scratch": address_of(scratch), "per_thread": per_thread(made, scaled), "strip": strip, "means": means,
-        "line": line, "averages": averages, "nchw": from_planes, "scaled": scaled, "groups": s.groups,
-        "tile_count": len(made.tiles), "chunks": chunks, "panels": made.panels, "width": made.width,
-        "channels": s.cg, "filters": s.kg, "height": s.h, "a_width": s.w, "out_height": s.p, "out_width": s.q,
-        "words": made.words, "left": made.left, "columns": made.columns, "top": s.padding[0],
-        "pairs": made.steps.size, "class_count": len(made.classes), "r": s.r, "s": s.s,
-        "stride_h": s.stride[0], "stride_w": s.stride[1], "dilation_h": s.dilation[0], "dilation_w": s.dilation[1],
-        "average_factor": int(np.float32(1 / (s.cg * s.r * s.s)).view(np.int32)),
+        "scratch": address_of(scratch), "per_thread": per_thread(made, scaled), "pairs": made.steps.size,
         "product": carry_save.products(target, vectors, scaled).address,
-        "signs": (signs.planes if from_planes else signs.pixels)(target, scaled).address,
-        "filter_signs": (signs.planes if from_planes and s.r * s.s > 1 else signs.pixels)(target, scaled).address,
-        "filter_step": s.r * s.s if from_planes and s.r * s.s > 1 else s.cg,
+        "signs": (signs.planes if made.nchw else signs.pixels)(target, scaled).address,
+        "filter_signs": (signs.planes if from_planes else signs.pixels)(target, scaled).address,
         "windows": signs.windows(target).address, "counts": signs.counts(target, vectors).address,
         "borders": signs.borders(target, vectors).address, "transpose": transpose(target).address,
     }  # fmt: skip
@@ -80,13 +70,31 @@ def prepare_signs(problem: Problem, context: Context, weights: Any, target: Targ
 
     def run_packed(a: np.ndarray, out: np.ndarray, kept: Any = kept) -> None:
         parameters[A], parameters[OUT] = address_of(a), address_of(out)
-        products(jobs * chunks)
+        products(jobs)
 
     if weights is None:
         return run
     parameters[W] = address_of(weights)
     filters(s.groups * made.panels)
     return run_packed
+
+
+def common_values(problem: Problem, made: Plan, threads: int) -> tuple[int, dict[str, int]]:
+    """(number of tasks, the parameters that describe the problem and a thread's scratch)."""
+    s, scaled = problem.shape, problem.semantics is Semantics.XNOR
+    jobs = s.n * s.groups * len(made.tiles)
+    chunks = 1 if jobs >= 4 * threads or threads == 1 else min(made.panels, threads)
+    strip, means, line, averages, _ = made.scratch(scaled)
+    return jobs * chunks, {
+        "strip": strip, "means": means, "line": line, "averages": averages, "nchw": made.nchw, "scaled": scaled,
+        "groups": s.groups, "tile_count": len(made.tiles), "chunks": chunks, "panels": made.panels,
+        "width": made.width, "channels": s.cg, "filters": s.kg, "height": s.h, "a_width": s.w, "out_height": s.p,
+        "out_width": s.q, "words": made.words, "left": made.left, "columns": made.columns, "top": s.padding[0],
+        "class_count": len(made.classes), "r": s.r, "s": s.s, "stride_h": s.stride[0], "stride_w": s.stride[1],
+        "dilation_h": s.dilation[0], "dilation_w": s.dilation[1],
+        "average_factor": int(np.float32(1 / (s.cg * s.r * s.s)).view(np.int32)),
+        "filter_step": s.r * s.s if made.nchw and s.r * s.s > 1 else s.cg,
+    }  # fmt: skip
 
 
 def _tables(made: Plan) -> tuple[np.ndarray, dict[str, int]]:

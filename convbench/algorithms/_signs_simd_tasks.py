@@ -24,7 +24,7 @@ NAMES = (
     SIGNS, FILTER_SIGNS, WINDOWS, COUNTS, BORDERS, TRANSPOSE, FILTER_STEP,
 ) = range(len(NAMES))  # fmt: skip
 
-#: Integers of a tile: its first row, its rows, its input rows, how many entries, their address.
+#: Integers of a tile: its first row, its rows, its input rows, how many entries (or blocks), their address.
 TILE_ITEMS = 5
 
 
@@ -112,7 +112,7 @@ def _multiply(p: int, image: int, group: int, tile: int, panel: int, strip: int,
     if item(p, NCHW) == 1:
         area = height * item(p, OUT_WIDTH)
         to = item(p, OUT) + 4 * ((image * total + filter_) * area + row)
-        call(item(p, TRANSPOSE), (item(tile, 3), left, held, width, to, area))
+        call(item(p, TRANSPOSE), (item(tile, 1) * item(p, OUT_WIDTH), left, held, width, to, area))
 
 
 @task

@@ -11,7 +11,8 @@ s a register of each sum. The sum of the three bits x ^ u, y ^ v and s is a bit 
 and only the carry, which weighs two, has to be counted: D = 2 (sum of popcount(carry)) + popcount(s at the end). Both
 operands are stored as (x, x ^ y), so that s' and t take one instruction each, and so does the carry, a function of s, t
 and s'. With the count and its addition these are 5 instructions for 2 words (Harley and Seal's counting, in Warren,
-"Hacker's Delight", 2nd ed., section 5-1, but with both differences shared between its stages).
+"Hacker's Delight", 2nd ed., section 5-1, but with both differences shared between its stages). Another adder on the
+carries would save a count and its addition, and take two instructions itself.
 """
 
 from __future__ import annotations

@@ -43,12 +43,12 @@ def pixels(target: Target, summed: bool) -> Emitter:
 
         def pair(at: Value, place: Value, state: list[Value], masked: bool) -> list[Value]:
             vectors = [e.load(e.at(at, p * e.lanes), masks[p] if masked else None) for p in range(parts)]
-            bits = _joined(e, [_negative(e, vector) for vector in vectors])
+            bits = joined_masks(e, [is_negative(e, vector) for vector in vectors])
             both = e.b.bitcast(bits, I64)
             both = e.b.xor(both, e.b.shl(both, e.i(32)))
             e.b.store(e.b.trunc(both, I32), place, align=4)
             e.b.store(e.b.trunc(e.b.lshr(both, e.i(32)), I32), e.at(place, step), align=4)
-            return [_total(e, [*state, *(_magnitude(e, vector) for vector in vectors)])] if summed else []
+            return [added(e, [*state, *(magnitudes(e, vector) for vector in vectors)])] if summed else []
 
         start = [e.splat_constant(0.0)] if summed else []
         with e.loop(whole, [place, *start], step=PAIR_CHANNELS, name="pair") as c:
@@ -59,7 +59,7 @@ def pixels(target: Target, summed: bool) -> Emitter:
         total = e.choose(e.less(0, left), lambda now=now, state=state, rest=rest: pair(rest, now, state, True),
                          lambda state=state: state)  # fmt: skip
         if summed:
-            e.b.store(_across(e, total[0]), e.at(e.pointer(sums), j.index), align=4)
+            e.b.store(sum_across(e, total[0]), e.at(e.pointer(sums), j.index), align=4)
     return e
 
 
@@ -102,8 +102,8 @@ def _word(e: Emitter, source: Value, left: Value, mask: Value, state: list[Value
 
     def one(at: Value, bit: Value, bits: Value, state: list[Value]) -> list[Value]:
         vector = e.load(at, mask)
-        bits = e.b.or_(bits, e.b.select(_negative(e, vector), bit, nothing))
-        return [bits, *([_total(e, [*state, _magnitude(e, vector)])] if state else [])]
+        bits = e.b.or_(bits, e.b.select(is_negative(e, vector), bit, nothing))
+        return [bits, *([added(e, [*state, magnitudes(e, vector)])] if state else [])]
 
     def whole() -> list[Value]:
         now = [nothing, *state]
@@ -123,12 +123,12 @@ def _word(e: Emitter, source: Value, left: Value, mask: Value, state: list[Value
     return e.choose(e.less(31, left), whole, some)
 
 
-def _negative(e: Emitter, vector: Value) -> Value:
+def is_negative(e: Emitter, vector: Value) -> Value:
     """Lanes that are not >= 0."""
     return e.b.fcmp_unordered("<", vector, e.splat_constant(0.0))
 
 
-def _joined(e: Emitter, masks: list[Value]) -> Value:
+def joined_masks(e: Emitter, masks: list[Value]) -> Value:
     """Masks one behind the other."""
     while len(masks) > 1:
         n = masks[0].type.count
@@ -137,19 +137,21 @@ def _joined(e: Emitter, masks: list[Value]) -> Value:
     return masks[0]
 
 
-def _magnitude(e: Emitter, vector: Value) -> Value:
+def magnitudes(e: Emitter, vector: Value) -> Value:
+    """|x|, lane by lane."""
     words = ir.VectorType(I32, e.lanes)
     return e.b.bitcast(e.b.and_(e.b.bitcast(vector, words), ir.Constant(words, [0x7FFFFFFF] * e.lanes)), e.vector)
 
 
-def _total(e: Emitter, vectors: list[Value]) -> Value:
+def added(e: Emitter, vectors: list[Value]) -> Value:
+    """The sum of vectors, lane by lane."""
     total, *rest = vectors
     for vector in rest:
         total = e.fadd(total, vector)
     return total
 
 
-def _across(e: Emitter, vector: Value) -> Value:
+def sum_across(e: Emitter, vector: Value) -> Value:
     """The sum of the lanes: halves are added to halves."""
     n = e.lanes
     while n > 1:
@@ -272,11 +274,11 @@ def binarise(target: Target) -> Emitter:
     source, result = e.pointer(from_), e.pointer(to)
     with e.loop(count, [e.splat_constant(0.0)], step=e.lanes, name="sum") as i:
         vector = e.load(e.at(source, i.index), e.mask(e.sub(count, i.index)))
-        i.result = [e.fadd(i.carried[0], _magnitude(e, vector))]
-    mean = e.b.fmul(_across(e, i.result[0]), e.b.bitcast(e.b.trunc(factor, I32), e.vector.element))
+        i.result = [e.fadd(i.carried[0], magnitudes(e, vector))]
+    mean = e.b.fmul(sum_across(e, i.result[0]), e.b.bitcast(e.b.trunc(factor, I32), e.vector.element))
     plus, minus = e.splat(mean), e.fneg(e.splat(mean))
     with e.loop(count, step=e.lanes, name="sign") as i:
         mask = e.mask(e.sub(count, i.index))
-        negative = _negative(e, e.load(e.at(source, i.index), mask))
+        negative = is_negative(e, e.load(e.at(source, i.index), mask))
         e.store(e.b.select(negative, minus, plus), e.at(result, i.index), mask)
     return e
