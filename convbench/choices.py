@@ -27,7 +27,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from convbench import catalog, environment, foresight
+from convbench import catalog, environment, foresight, formats
 from convbench.errors import Unavailable, UnknownAlgorithm, Unsupported, UsageError
 from convbench.problem import Problem, Semantics
 from convbench.registry import Implementation
@@ -167,7 +167,8 @@ def by_rules(problem: Problem, weights: str, rows: Rows) -> list[Choice]:
     if not chosen:
         s = problem.semantics
         raise Unsupported(
-            f"no registered implementation takes this {s} {problem.pass_} problem in {problem.dtype}, "
+            formats.undefined(problem)
+            or f"no registered implementation takes this {s} {problem.pass_} problem in {problem.dtype}, "
             f"{problem.layout}: see `convbench explain`"
         )
     return chosen

@@ -84,7 +84,7 @@ def undefined(problem: Problem) -> str | None:
     """A sentence where the semantics has no meaning for the problem's type or pass, or None."""
     semantics, passes = problem.semantics, PASSES[problem.semantics]
     if semantics is not Semantics.LINEAR and problem.dtype != "float32":
-        return f"semantics {semantics} is defined on float32 operands, not {problem.dtype}: say dtype float32"
+        return f"semantics {semantics} is defined on float32 operands, not {problem.dtype}: give it float32"
     if problem.pass_ not in passes:
         return f"semantics {semantics} is defined for {' and '.join(passes)}, not for {problem.pass_}"
     return None

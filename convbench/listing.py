@@ -7,6 +7,7 @@ import statistics
 from typing import Any
 
 from convbench.descriptor import Entry, print_descriptor
+from convbench.problem import Semantics
 
 MIB = 2**20
 
@@ -18,16 +19,18 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def algorithms_text(found: dict[str, Any], everything: bool) -> str:
-    """One line per implementation: name, device, passes, types, what it is."""
+    """One line per implementation: name, device, passes, types, semantics unless linear, what it is."""
     rows, missing = [], []
     for d in found["implementations"]:
         if d["unavailable"] is not None:
             missing.append([d["name"], d["device"], d["unavailable"]])
             continue
         passes = "all" if len(d["passes"]) == 3 else ",".join(d["passes"])
+        semantics = "" if d["semantics"] == "linear" else d["semantics"]
         source = f"plug-in {d['plugin']} ({d['distribution']} {d['version']})" if d["plugin"] else d["summary"]
-        rows.append([d["name"], d["device"], passes, ",".join(d["dtypes"]), ",".join(d["layouts"]), source])
-    text = table(["algorithm", "device", "passes", "types", "layouts", "what it is"], rows)
+        types = ",".join(d["dtypes"])
+        rows.append([d["name"], d["device"], passes, types, semantics, ",".join(d["layouts"]), source])
+    text = table(["algorithm", "device", "passes", "types", "semantics", "layouts", "what it is"], rows)
     hidden = len(missing) + len(found["broken"])
     if everything:
         if missing:
@@ -45,10 +48,12 @@ def explain_text(entry: Entry, found: dict[str, Any], weights: str) -> str:
     """What a problem costs, what auto takes, and each implementation's why or why not."""
     problem, answer = entry.problem, found["problems"][0]
     shape = problem.shape
+    semantics = "" if problem.semantics is Semantics.LINEAR else f", semantics {problem.semantics}"
     lines = [
         print_descriptor(problem) + (f"  # {entry.name}" if entry.name else ""),
-        f"{problem.pass_}, {problem.dtype}, {problem.layout}: N={shape.n} C={shape.c} H={shape.h} W={shape.w} "
-        f"K={shape.k} R={shape.r} S={shape.s} P={shape.p} Q={shape.q} groups={shape.groups}",
+        f"{problem.pass_}, {problem.dtype}, {problem.layout}{semantics}: "
+        f"N={shape.n} C={shape.c} H={shape.h} W={shape.w} K={shape.k} R={shape.r} S={shape.s} P={shape.p} Q={shape.q} "
+        f"groups={shape.groups}",
         f"direct {answer['direct_flops'] / 1e9:.4g} GFLOP (without padding taps {answer['valid_flops'] / 1e9:.4g}), "
         f"at least {answer['min_bytes'] / MIB:.4g} MiB moved, "
         f"{answer['direct_flops'] / answer['min_bytes']:.4g} FLOP per byte",
@@ -155,6 +160,8 @@ def summary_text(summary: dict[str, Any]) -> str:
         rows.setdefault(score["algorithm"], {})[score["pass"]] = score
     lines = [summary["verdict"]["headline"], *summary["verdict"]["caveats"]]
     for setting, rows in settings.items():
+        if not any(score["speedup_geomean"] for row in rows.values() for score in row.values()):
+            continue  # the baseline computes nothing of this: what is to be said is said across formats
         passes = [p for p in ("fwd", "bwd_data", "bwd_weights") if any(p in row for row in rows.values())]
         lines += ["", "speed-up against " + str(summary["baseline"]) + ", " + ", ".join(map(str, setting[:3]))]
         lines[-1] += f", {setting[3]} thread(s), batch {setting[4]}, {setting[5]}"
@@ -163,7 +170,29 @@ def summary_text(summary: dict[str, Any]) -> str:
         lines.append("geometric mean [95 % interval] problems with a speed-up/all problems")
         body = [[name, *(_score(row.get(p)) for p in passes)] for name, row in rows.items()]
         lines.append(table(["algorithm", *passes], body))
-    return "\n".join(lines)
+    return "\n".join(lines + _across_formats(summary.get("precision")))
+
+
+def _across_formats(precision: dict[str, Any] | None) -> list[str]:
+    """Networks in every format: time against the fastest float32 vendor rows, and the error beside it."""
+    if not precision or not precision["networks"]:
+        return []
+    body = []
+    for p in precision["networks"]:
+        speedup, error = p["speedup_float32_vendor"], p["error_rel_l2"]
+        where = f"{p['network']}, {p['pass']}, {p['weights']}, {p['threads']} thread(s), batch {p['batch']}"
+        body.append(
+            [
+                where if p["inputs"] == "normal" else f"{where}, {p['inputs']} inputs",
+                p["format"],
+                p["algorithm"],
+                f"{p['total_time_s'] * 1e3:.4g}",
+                "-" if speedup is None else f"{speedup:.2f}",
+                "-" if error is None else f"{error:.1e}",
+            ]
+        )
+    head = ["all layers of", "format", "algorithm", "ms", "over float32 vendor", "relative L2 error"]
+    return ["", "across formats: times of another function wherever the format is not float32", table(head, body)]
 
 
 def _score(score: dict[str, Any] | None) -> str:

@@ -103,9 +103,19 @@ class Row:
 
         What a semantics with an exact result is computed in changes nothing of that result.
         """
-        if self.problem.semantics not in (Semantics.LINEAR, Semantics.BINARY_WEIGHTS):
+        if self.exact:
             return True
         return self.arithmetic in (self.problem.dtype, f"{self.problem.dtype}-acc32")
+
+    @property
+    def exact(self) -> bool:
+        """Whether its semantics has one exact result, whatever the machine multiplies in."""
+        return self.problem.semantics not in (Semantics.LINEAR, Semantics.BINARY_WEIGHTS)
+
+    @property
+    def competes_in(self) -> str:
+        """Rows of one problem compete where this is the same: the arithmetic, unless no result depends on it."""
+        return "" if self.exact else self.arithmetic
 
     @cached_property
     def descriptor(self) -> str:
@@ -147,6 +157,7 @@ class Best:
     speedup: Interval | None
     runner_up: str | None
     margin: float | None
+    competed_in: str
 
 
 @dataclass

@@ -119,6 +119,7 @@ def _networks(rows: Iterable[Row], points: Sequence[FormatPoint], default: str) 
     A layer counts as often as its record says, also where two networks share it.
     """
     layers: dict[tuple[Setting, str], set[ConvShape]] = {}
+    formats = list(dict.fromkeys(point.format for point in points))
     for row in rows:
         for network in networks(row.layer, default):
             layers.setdefault((row.setting.over_formats, network), set()).add(row.problem.shape)
@@ -139,7 +140,8 @@ def _networks(rows: Iterable[Row], points: Sequence[FormatPoint], default: str) 
         if fastest.keys() == shapes and len({point.row.algorithm for point in fastest.values()}) > 1:
             complete[FASTEST] = fastest
         found += [_network_point(frame, network, a, name, list(mine.values())) for a, mine in complete.items()]
-    return found
+    place = {key: i for i, key in enumerate(layers)}
+    return sorted(found, key=lambda p: (place[p.frame, p.network], formats.index(p.format), p.seconds))
 
 
 def _network_point(

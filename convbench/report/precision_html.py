@@ -18,6 +18,7 @@ def precision_section(analysis: Analysis) -> dict[str, Any] | None:
     varying = [f for f in Setting._fields if len({getattr(frame, f) for frame in precision.frames}) > 1]
     return {
         "formats": precision.formats,
+        "several": bool(varying),
         "beyond": frames_beyond(precision),
         "networks": _networks(precision, varying),
         "memory": [
@@ -44,7 +45,7 @@ def _networks(precision: Precision, varying: list[str]) -> list[dict[str, Any]]:
             "point": point,
             "setting": _setting(point.frame, varying),
             "ms": show_number(point.seconds * 1e3),
-            "error": "" if point.error is None else show_number(point.error),
+            "error": "" if point.error is None else show_number(point.error) if point.error else "0",
         }
         for point in precision.networks
     ]

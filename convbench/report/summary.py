@@ -1,7 +1,8 @@
 """What a run says: rows with speed-ups, the best of each problem, geometric means, totals. summary.json.
 
 A pure function of the environment and the records. Two arithmetics never compete: the best of a problem is looked
-for among rows that multiply in the same type. Every record is counted somewhere; noisy ones count in every mean.
+for among rows that multiply in the same type, but for semantics whose exact result no arithmetic changes. Every record
+is counted somewhere; noisy ones count in every mean.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def _best(rows: Sequence[Row]) -> list[Best]:
     rivals: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row.ok:
-            rivals.setdefault((row.problem, row.options, row.arithmetic), []).append(row)
+            rivals.setdefault((row.problem, row.options, row.competes_in), []).append(row)
     result = []
     for group in rivals.values():
         ranked = sorted(group, key=lambda row: row.time.value)
@@ -213,6 +214,7 @@ def _best(rows: Sequence[Row]) -> list[Best]:
                 first.speedup,
                 second.algorithm if second else None,
                 second.time.value / first.time.value if second else None,
+                first.competes_in,
             )
         )
     return result
@@ -237,8 +239,8 @@ def _scores(analysis: Analysis) -> list[Score]:
     ties: Counter[tuple[Setting, str, str]] = Counter()
     for best in analysis.best:
         for setting in (best.setting, best.setting._replace(batch=ALL_BATCHES)):
-            winners[setting, best.winner, best.arithmetic] += 1
-            ties.update((setting, name, best.arithmetic) for name in best.tied)
+            winners[setting, best.winner, best.competed_in] += 1
+            ties.update((setting, name, best.competed_in) for name in best.tied)
     scores = []
     for setting, rows in _groups(analysis).items():
         by_algorithm: dict[tuple[str, str], list[Row]] = {}
@@ -279,8 +281,8 @@ def _score(
         wins=wins,
         ties=len(speedups) - wins - losses,
         losses=losses,
-        best=winners[setting, name, arithmetic],
-        best_tied=ties[setting, name, arithmetic],
+        best=winners[setting, name, rows[0].competes_in],
+        best_tied=ties[setting, name, rows[0].competes_in],
     )
 
 

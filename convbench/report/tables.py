@@ -36,7 +36,8 @@ COLUMNS = {
     "fixed16_stochastic and dynamic_fixed first round its float32 operands to that format",
     "inputs": "what the operands hold while they are timed: normal, uniform, relu, integers or zeros",
     "algorithm": "registered name of the implementation: family_variant_tier",
-    "arithmetic": "what the machine multiplies in; two arithmetics never compete for the best of a problem",
+    "arithmetic": "what the machine multiplies in; two arithmetics never compete for the best of a problem, unless its "
+    "semantics has one exact result",
     "vendor": "whether a vendor's library did the work",
     "status": "ok, unsupported, unavailable, wrong, failed, timed_out or not_reached; only ok has a time",
     "reason": "one sentence on why there is no time",

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from report_runs import HOSTILE, make_records, make_run
 
 from convbench.report import build_report
+from tests.precision_runs import precision_records, xnor_records
 
 CHROMIUM = Path(os.environ.get("CONVBENCH_CHROMIUM", "/usr/bin/chromium"))
 pytestmark = [
@@ -208,3 +209,39 @@ def test_keyboard_reaches_the_tables(open_page: Any) -> None:
     regions = page.locator(".scroll, .dt-layout-table")
     assert regions.count() > 8
     assert all(regions.nth(i).get_attribute("tabindex") == "0" for i in range(regions.count()))
+
+
+@pytest.fixture(scope="module")
+def formats_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of several formats and two kinds of inputs, and one that sweeps the axes of XNOR-Net's figure 4."""
+    records = [r for r in precision_records(inputs=("normal", "relu")) if "conv3_1" in r.case.label]
+    records += [r for r in xnor_records(("packed",)) if r.case.problem.shape.c in (64, 256, 1024)]
+    return build_report(make_run(tmp_path_factory.mktemp("formats"), records)).html
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_precision_fits_and_filters(browser: Any, formats_report: Path, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    troubles: list[str] = []
+    page = context.new_page()
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.goto(formats_report.as_uri())
+    page.wait_for_selector("html[data-ready=yes]", timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    part = page.locator("#precision")
+    assert "against another function" in part.inner_text()
+    pictures = part.locator("img").evaluate_all(
+        "nodes => nodes.map(i => [i.naturalWidth > 0, i.currentSrc === i.src, i.alt.length > 20])"
+    )
+    assert len(pictures) >= 4 and all(picture == [True, scheme == "light", True] for picture in pictures)
+    heads = " ".join(part.locator("thead th").all_inner_texts()).replace("\n", " ")
+    for title in ("Over naive float32", "Over oneDNN int8", "Formula", "Less than float64", "Relative L2 error"):
+        assert title in heads
+    for key, value in (("inputs", "relu"), ("semantics", "xnor")):
+        page.locator(f"#filters select[data-key={key}]").select_option(value)
+    assert set(column(page, "Inputs")) == {"relu"} and set(column(page, "Semantics")) == {"xnor"}
+    assert set(column(page, "Exact result, ULP")) == {"1.50"}
+    context.close()
+    assert troubles == []

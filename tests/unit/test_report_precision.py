@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,23 @@ def test_a_setting_without_the_baseline_still_says_who_is_fastest(analysis: Anal
     assert any("holds 10 formats" in text for text in verdict(analysis).caveats)
 
 
+def test_arithmetics_compete_where_the_result_is_exact() -> None:
+    records = [format_record(SHAPE, name, "a") for name in ("onednn", "binary_simd")]
+    slow = format_record(SHAPE, "binary_simd", "a")
+    tiles = replace(slow, case=replace(slow.case, implementation="binary_amx_simd"), arithmetic="int8-acc32")
+    tiles.samples = replace(slow.samples, ns=[ns // 2 for ns in slow.samples.ns])
+    analysis = analyse(environment(), [*records, tiles])
+    (best,) = [b for b in analysis.best if b.setting.semantics == "binary"]
+    assert (best.winner, best.runner_up, best.arithmetic) == ("binary_amx_simd", "binary_simd", "int8-acc32")
+    scores = {s.algorithm: s.best for s in analysis.scores if s.setting.semantics == "binary"}
+    assert scores == {"binary_amx_simd": 1, "binary_simd": 0}
+    (total,) = [t for t in analysis.totals if t.algorithm == "best of each layer" and t.setting.semantics == "binary"]
+    assert total.seconds == pytest.approx(median(tiles))
+    weights = format_record(SHAPE, "binary_weights_simd", "a")
+    halves = replace(weights, case=replace(weights.case, implementation="bwn_bf16"), arithmetic="bfloat16-acc32")
+    assert len(analyse(environment(), [weights, halves]).best) == 2  # a sum that is rounded depends on it
+
+
 def test_both_errors_stand_in_the_table_of_every_row(analysis: Analysis) -> None:
     table = next(table for table in all_tables(analysis) if table.name == "problems")
     for row in table.rows:
@@ -253,5 +271,8 @@ def test_summary_in_the_terminal_keeps_inputs_and_semantics_apart(tmp_path: Path
                for name in ("onednn", "im2col_numpy", "int8_simd") for inputs in ("normal", "zeros")]  # fmt: skip
     paths = build_report(make_run(tmp_path, records))
     text = summary_text(json.loads(paths.summary.read_text()))
-    assert text.count("speed-up against onednn, ") == 4
-    assert text.count(", zeros inputs") == 2 and text.count(", semantics int8") == 2
+    assert text.count("speed-up against onednn, ") == 2 and text.count("hot, zeros inputs") == 1
+    _, across = text.split("across formats: times of another function")
+    lines = [line for line in across.splitlines() if " int8 " in line]
+    assert len(lines) == 2 and all(line.endswith("1.1e-02") and "int8_simd" in line for line in lines)
+    assert sum("zeros inputs" in line for line in lines) == 1

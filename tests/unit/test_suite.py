@@ -51,10 +51,11 @@ def test_built_in_suites_load_and_expand() -> None:
         suite = load_suite(name)
         cases = expand(suite, cores=2)
         assert cases and suite.title and suite.name == name and len(suite.sha) == 64
-        if name not in ("headline_cpu", "precision", "xnor"):
+        if name not in ("headline_cpu", "precision", "xnor", "distribution"):
             assert suite.algorithms == ["*"]
         named = {"headline_cpu": ["onednn"], "gpu_headline": list(BASELINE)}  # the latter says none
-        named |= {key: ["onednn", "im2col_numpy"] for key in ("precision", "xnor", "distribution")}
+        named |= {key: ["onednn", "im2col_numpy"] for key in ("precision", "distribution")}
+        named["xnor"] = ["onednn", "im2col_numpy", "onednn_int8", "direct_naive_numba"]
         assert suite.baseline == named.get(name, ["onednn", "torch", "im2col_numpy"])
         assert len({(c.problem, c.weights, c.threads, c.mode, c.inputs) for c in cases}) == len(cases)
         assert expansion_notes(suite, cores=2) == []
@@ -188,7 +189,7 @@ def test_formats_without_a_meaning_are_noted_or_an_empty_product(write: Write) -
     assert len(found) == 2 * 2 + 1 and ("float32", Pass.FORWARD, Semantics.XNOR) in found
     assert sorted(expansion_notes(suite, cores=1)) == [
         "left out: semantics xnor is defined for fwd, not for bwd_weights",
-        "left out: semantics xnor is defined on float32 operands, not float16: say dtype float32",
+        "left out: semantics xnor is defined on float32 operands, not float16: give it float32",
     ]
     suite = load_suite(write("axes: {dtype: float16, semantics: xnor}\n"))
     with pytest.raises(SuiteError, match=r"is empty: left out: .* on float32 operands, not float16"):
