@@ -44,6 +44,9 @@ from convbench.simd.target import Target
 
 #: What a unit without tiles adds to signed bytes.
 FLIP = 128
+#: Bytes of panels that each block of pixels is multiplied with before the next block: they stay in the second-level
+#: cache, and the block's pixels in the first.
+NEAR_PANELS_BYTES = 640 << 10
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class Format:
 
     a_bytes, w_bytes, strip_bytes, out_bytes: of an element of the operands, of strips and panels, of the result.
     fill(target, from_planes, flip), weigh(target, from_planes), blank(target, flip), end(target, vectors, offsets),
-    held(target, vectors, offsets), turn(target). copies: strips hold the operand's own bytes (where nothing is
-    flipped), panels the filter's, so they may be read in place. direct: sums are results as they are.
+    held(target, vectors, offsets), turn(target). fill_few(target, from_planes, flip, channels, pixel): a faster fill
+    for images of few channels, if there is one. copies: strips hold the operand's own bytes (where nothing is flipped),
+    panels the filter's, so they may be read in place. direct: sums are results as they are.
     """
 
     kind: str
@@ -70,6 +74,7 @@ class Format:
     copies: bool = False
     direct: bool = False
     bias: int = 0
+    fill_few: Callable[[Target, bool, bool, int, int], Kernel] | None = None
 
     def flips(self, target: Target) -> bool:
         """Whether strips hold int8 128 larger."""
@@ -85,9 +90,10 @@ def unit_of(problem: Problem, target: Target, form: Format) -> Unit:
     vectors = 2 if Geometry.of(problem).filters > target.lanes else 1
     width, direct = vectors * target.lanes, form.direct and form.bias_of(target) == 0
     if amx.has_instruction(target, form.kind):
-        return Unit(amx.TILE_ROWS, 2, amx.TILE_BYTES // 4, width, form.strip_bytes, form.copies, direct)
+        return Unit(amx.TILE_ROWS, 2, amx.TILE_BYTES // 4, width, form.strip_bytes, form.out_bytes, form.copies, direct)
     copies = form.copies and not form.flips(target)
-    return Unit(dot.rows_for(target, form.kind, vectors), 1, 0, width, form.strip_bytes, copies, False)
+    rows = dot.rows_for(target, form.kind, vectors)
+    return Unit(rows, 1, 0, width, form.strip_bytes, form.out_bytes, copies, False)
 
 
 def plan_of(problem: Problem, target: Target, form: Format, threads: int) -> Plan:
@@ -134,6 +140,7 @@ def prepare_products(
         "packed": address_of(packed), "tiles": tables.ctypes.data, "scratch": address_of(scratch),
         "per_thread": _scratch_words(made), "strip": made.strip_words, "sums": made.sum_words, "nchw": made.nchw,
         "groups": g.groups, "tile_count": len(made.tiles), "chunks": chunks, "panels": made.panels,
+        "panels_near": 1 if made.nchw else max(1, NEAR_PANELS_BYTES // (4 * made.panel_words)),
         "width": made.unit.width, "channels": g.channels, "filters": g.filters, "panel_words": made.panel_words,
         "a_height": g.a_height, "a_width": g.a_width, "height": g.height, "out_width": g.width, "left": made.left,
         "columns": made.columns, "step_h": made.step[0], "step_w": made.step[1], "origin": made.origin,
@@ -199,21 +206,31 @@ def _kernels(made: Plan, target: Target, form: Format) -> dict[str, int]:
     product = amx.blocks(target, form.kind, vectors) if tiles else dot.blocks(target, vectors)
     finish = form.held if made.nchw else form.end
     found = {
-        "fill": form.fill(target, made.nchw, flip), "blank": form.blank(target, flip), "product": product,
+        "fill": _fill(made, target, form), "blank": form.blank(target, flip), "product": product,
         "end": finish(target, vectors, form.bias_of(target) != 0), "turn": form.turn(target),
         "bias_product": bits.narrow_brgemm(target, bits.shape_for(target, "u8s8", vectors), "u8s8"),
     }  # fmt: skip
     return {name: kernel.address for name, kernel in found.items()}
 
 
+def _fill(made: Plan, target: Target, form: Format) -> Kernel:
+    """The kernel that fills strips: where a pixel takes one or two words, the one for just that."""
+    g, flip = made.geometry, form.flips(target)
+    if form.fill_few is None or made.pixel > 2 or g.groups > 1 or made.step[1] > 1 or not target.free_masks:
+        return form.fill(target, made.nchw, flip)
+    return form.fill_few(target, made.nchw, flip, g.channels, 4 * made.pixel // form.strip_bytes)
+
+
 def _packing_order(made: Plan, problem: Problem, form: Format) -> np.ndarray:
     """Where each word (tap, channels) of a column of the filter lies in a panel."""
-    g, words = made.geometry, made.words
-    here = g.channels * form.strip_bytes // 4 if _in_place(made, problem, form) else words
+    g = made.geometry
+    here = g.channels * form.strip_bytes // 4 if _in_place(made, problem, form) else made.words
     tap, word = np.arange(g.taps)[:, None], np.arange(here)[None, :]
     if problem.pass_ is Pass.BACKWARD_DATA:
         tap = g.taps - 1 - tap
-    return np.ascontiguousarray(((tap * words + word) * made.unit.width).ravel(), dtype=np.int64)  # (taps words,)
+    inside = word % made.together
+    row = (word - inside) * g.taps + tap * made.together + inside  # (taps, words)
+    return np.ascontiguousarray((row * made.unit.width).ravel(), dtype=np.int64)
 
 
 def _conversion(made: Plan, problem: Problem, form: Format, target: Target) -> dict[str, int]:

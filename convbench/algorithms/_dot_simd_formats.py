@@ -12,6 +12,7 @@ INT8 = Format(
     weigh=lambda target, from_planes: strips.copied(target, 1, from_planes, False),
     blank=lambda target, flip: strips.blank(target, 1, FLIP if flip else 0),
     end=ends.integers, held=ends.integers, turn=transpose, copies=True, direct=True,
+    fill_few=lambda target, from_planes, flip, *sizes: strips.copied_few(target, 1, from_planes, flip, *sizes),
 )  # fmt: skip
 
 BFLOAT16 = Format(
@@ -22,4 +23,5 @@ BFLOAT16 = Format(
     end=lambda target, vectors, offsets: ends.bfloat16(target, vectors),
     held=lambda target, vectors, offsets: ends.unchanged(target, vectors),
     turn=ends.turned_bfloat16, copies=True,
+    fill_few=lambda target, from_planes, flip, *sizes: strips.copied_few(target, 2, from_planes, False, *sizes),
 )  # fmt: skip

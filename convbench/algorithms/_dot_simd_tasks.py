@@ -7,13 +7,16 @@ from numba import njit
 from convbench.simd.driver import call, item, task
 from convbench.simd.patch import share
 
-#: The table of parameters. Sizes of buffers count words of 32 bits, strides of operands their elements.
-#: fill, blank, end, turn, product: kernels. row_bytes: of an element of the operand, in a strip, of the result.
-#: weights ... : the raw filter and how it is read, see `_dot_simd_pack`.
+#: The table of parameters. Sizes of buffers count words of 32 bits, strides of operands their elements. chunks: tasks
+#: into which the panels of a tile are divided. panels_near: panels that a block of pixels is multiplied with before the
+#: next block is. a_bytes, strip_bytes, out_bytes, w_bytes: of an element. fill, blank, end, turn, product: kernels.
+#: weights, convert_*, place*: the raw filter and how it is read, see `_conversion` in _dot_simd. bias_*: the sums of
+#: channels' weights.
 NAMES = (
     "a", "packed", "out", "tiles", "scratch", "per_thread", "strip", "sums", "nchw", "groups", "tile_count", "chunks",
-    "panels", "width", "channels", "filters", "panel_words", "a_height", "a_width", "height", "out_width", "left",
-    "columns", "step_h", "step_w", "origin", "pixel", "chunk", "steps", "a_bytes", "strip_bytes", "out_bytes",
+    "panels", "panels_near", "width", "channels", "filters", "panel_words", "a_height", "a_width", "height",
+    "out_width", "left", "columns", "step_h", "step_w", "origin", "pixel", "chunk", "steps", "a_bytes", "strip_bytes",
+    "out_bytes",
     "fill", "blank", "end", "turn", "product", "constants", "weights", "w_bytes", "rows", "per_rows", "convert",
     "convert_repeat", "convert_pixels", "convert_columns", "convert_channels", "convert_row", "convert_to",
     "convert_next", "convert_next_to", "convert_column", "convert_group", "place", "place_table", "place_columns",
@@ -21,8 +24,8 @@ NAMES = (
 )  # fmt: skip
 (
     A, PACKED, OUT, TILES, SCRATCH, PER_THREAD, STRIP, SUMS, NCHW, GROUPS, TILE_COUNT, CHUNKS,
-    PANELS, WIDTH, CHANNELS, FILTERS, PANEL_WORDS, A_HEIGHT, A_WIDTH, HEIGHT, OUT_WIDTH, LEFT,
-    COLUMNS, STEP_H, STEP_W, ORIGIN, PIXEL, CHUNK, STEPS, A_BYTES, STRIP_BYTES, OUT_BYTES,
+    PANELS, PANELS_NEAR, WIDTH, CHANNELS, FILTERS, PANEL_WORDS, A_HEIGHT, A_WIDTH, HEIGHT, OUT_WIDTH,
+    LEFT, COLUMNS, STEP_H, STEP_W, ORIGIN, PIXEL, CHUNK, STEPS, A_BYTES, STRIP_BYTES, OUT_BYTES,
     FILL, BLANK, END, TURN, PRODUCT, CONSTANTS, WEIGHTS, W_BYTES, ROWS, PER_ROWS, CONVERT,
     CONVERT_REPEAT, CONVERT_PIXELS, CONVERT_COLUMNS, CONVERT_CHANNELS, CONVERT_ROW, CONVERT_TO,
     CONVERT_NEXT, CONVERT_NEXT_TO, CONVERT_COLUMN, CONVERT_GROUP, PLACE, PLACE_TABLE, PLACE_COLUMNS,
@@ -43,8 +46,9 @@ def tile_task(index: int, thread: int, p: int) -> None:
     image = index // (chunks * tiles * groups)
     scratch = item(p, SCRATCH) + 4 * item(p, PER_THREAD) * thread
     a = _input(p, image, group, item(tile, 2), item(tile, 3), scratch)
-    for panel in range(first, end):
-        _panel(p, image, group, tile, panel, a, scratch + 4 * item(p, STRIP))
+    for panel in range(first, end, item(p, PANELS_NEAR)):
+        last = min(panel + item(p, PANELS_NEAR), end)
+        _panels(p, image, group, tile, panel, last, a, scratch + 4 * item(p, STRIP))
 
 
 @njit(error_model="numpy")
@@ -93,11 +97,11 @@ def _pad(p: int, to: int, pixels: int, pixel: int) -> None:
 
 
 @njit(error_model="numpy")
-def _panel(p: int, image: int, group: int, tile: int, panel: int, a: int, sums: int) -> None:
-    """All pixels of a tile, the columns of one panel."""
+def _panels(p: int, image: int, group: int, tile: int, panel: int, end: int, a: int, sums: int) -> None:
+    """All pixels of a tile, the columns of some panels (of one in nchw)."""
     width, filters, nchw = item(p, WIDTH), item(p, FILTERS), item(p, NCHW)
     height, out_width = item(p, HEIGHT), item(p, OUT_WIDTH)
-    columns, first = min(width, filters - panel * width), group * filters + panel * width
+    columns, first = min(width, filters - (end - 1) * width), group * filters + panel * width
     total = filters * item(p, GROUPS)
     held = sums + 4 * item(p, SUMS)
     c = held
@@ -107,10 +111,10 @@ def _panel(p: int, image: int, group: int, tile: int, panel: int, a: int, sums: 
     kind = item(tile, 4)
     for i in range(item(kind, 0)):
         g = kind + 8 * (1 + GROUP_ITEMS * i)
-        as_they_are = item(g, 6) if columns == width else 0
         call(item(p, PRODUCT), (
             item(g, 0), item(g, 1), a, item(g, 5), b, item(g, 2), item(g, 3), item(p, STEPS), item(p, CHUNK),
-            item(g, 4), sums, c, as_they_are, item(p, END), item(p, CONSTANTS), columns, first, item(g, 7),
+            item(g, 4), sums, c, item(g, 6), item(p, END), item(p, CONSTANTS), end - panel, columns, first,
+            item(p, PANEL_WORDS), width * item(p, OUT_BYTES), item(g, 7),
         ))  # fmt: skip
     if nchw == 1:
         to = item(p, OUT) + item(p, OUT_BYTES) * ((image * total + first) * height + item(tile, 0)) * out_width

@@ -19,17 +19,20 @@ KINDS = {"s8s8": "u8s8", "u8s8": "u8s8", "bf16": "bf16"}
 def blocks(target: Target, vectors: int) -> Emitter:
     """As amx.blocks; `unit` is the address of the narrow_brgemm that multiplies, `row_c` is not used."""
     e = Emitter(target, f"dot_blocks_{target.name}_{vectors}", amx.ARGUMENTS)
-    (table, count, a, row_a, b, segments, segment_count, steps, chunk, rows, sums, c, _,
-     end, constants, columns, first, unit) = e.args  # fmt: skip
+    at = dict(zip(amx.ARGUMENTS, e.args, strict=True))
     width = vectors * e.lanes
-    with e.loop(count, name="block") as turn:
-        block = e.at(e.pointer(table, I64), e.mul(turn.index, amx.BLOCK))
+    with e.loop(at["count"], name="block") as turn, e.loop(at["panels"], name="panel") as panel:
+        block = e.at(e.pointer(at["blocks"], I64), e.mul(turn.index, amx.BLOCK))
         offset, results, entries = (e.load_int(e.at(block, i)) for i in (1, 3, 4))
-        amx.call_address(e, unit, (
-            rows, e.i(width), e.add(a, e.mul(offset, 4)), row_a, b, e.i(width), segments, segment_count,
-            e.mul(steps, chunk), sums, e.i(width), e.i(0),
+        here = amx.panel_at(e, at, panel.index, width)
+        amx.call_address(e, at["unit"], (
+            at["rows"], e.i(width), e.add(at["a"], e.mul(offset, 4)), at["row_a"], here["b"], e.i(width),
+            at["segments"], at["segment_count"], e.mul(at["steps"], at["chunk"]), at["sums"], e.i(width), e.i(0),
         ))  # fmt: skip
-        amx.call_address(e, end, (results, columns, first, entries, sums, c, constants))
+        amx.call_address(
+            e, at["end"],
+            (results, here["columns"], here["first"], entries, at["sums"], here["c"], at["constants"]),
+        )  # fmt: skip
     return e
 
 

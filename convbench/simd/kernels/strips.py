@@ -48,7 +48,7 @@ def pixels(target: Target, name: str, source: ir.Type, element: ir.IntType, conv
                 value = convert(e, load_elements(e, e.at(read, c.index), 1), constants)
                 store_elements(e, value, e.at(write, c.index))
             return
-        mask = _mask(e, left, most)
+        mask = mask_of(e, left, most)
 
         def rest() -> list[Value]:
             store_elements(e, convert(e, load_elements(e, read, most, mask), constants), write, mask)
@@ -95,6 +95,49 @@ def planes(target: Target, name: str, source: ir.Type, element: ir.IntType, conv
     return e
 
 
+def few(
+    target: Target, name: str, source: ir.Type, element: ir.IntType, convert: Convert, channels: int, pixel: int
+) -> Emitter:
+    """As `pixels` for a fixed, small number of channels, which are all there are: row_from equals `channels`.
+
+    Some pixels at once, moved to their places within a register. What rounds a pixel up becomes 0.
+    """
+    e = Emitter(target, f"{name}_few{channels}in{pixel}_{target.name}", ARGUMENTS)
+    count, _, from_, _, to, _, constants = e.args
+    most = target.bits // element.width
+    together, nothing = most // pixel, ir.Constant(ir.VectorType(element, most), [element(0)] * most)
+    order = [j * channels + c if c < channels else most for j in range(together) for c in range(pixel)]
+    places = ir.Constant(ir.VectorType(I32, most), order + [most] * (most - len(order)))
+    with e.loop(count, step=together, name="j") as j:
+        here = e.minimum(e.sub(count, j.index), together)
+        read = e.at(e.pointer(from_, source), e.mul(j.index, channels))
+        values = load_elements(e, read, most, mask_of(e, e.mul(here, channels), most))
+        moved = e.b.shuffle_vector(convert(e, values, constants), nothing, places)
+        to_j = e.at(e.pointer(to, element), e.mul(j.index, pixel))
+        store_elements(e, moved, to_j, mask_of(e, e.mul(here, pixel), most))
+    return e
+
+
+def few_planes(
+    target: Target, name: str, source: ir.Type, element: ir.IntType, convert: Convert, channels: int, pixel: int
+) -> Emitter:
+    """As `planes` for a fixed number of channels that take one or two words of a pixel, which has no more."""
+    e = Emitter(target, f"{name}_few_planes{channels}in{pixel}_{target.name}", ARGUMENTS)
+    count, _, from_, row_from, to, _, constants = e.args
+    lanes, of_word = e.lanes, 32 // element.width
+    with e.loop(count, step=lanes, name="j") as j:
+        left = e.sub(count, j.index)
+        read, mask = e.at(e.pointer(from_, source), j.index), mask_of(e, left, lanes)
+        loaded = [load_elements(e, e.at(read, e.mul(row_from, c)), lanes, mask) for c in range(channels)]
+        parts = [convert(e, values, constants) for values in loaded]
+        parts += [ir.Constant(parts[0].type, [element(0)] * lanes)] * (pixel - channels)
+        words = [e.b.bitcast(_joined(e, parts[w : w + of_word]), ir.VectorType(I32, lanes))
+                 for w in range(0, pixel, of_word)]  # fmt: skip
+        to_j = e.at(e.pointer(to, I32), e.mul(j.index, len(words)))
+        store_elements(e, _joined(e, words), to_j, mask_of(e, e.mul(left, len(words)), lanes * len(words)))
+    return e
+
+
 class _Square:
     """lanes pixels of lanes words of channels."""
 
@@ -117,8 +160,8 @@ class _Square:
         for c in range(self.of_word * e.lanes):
             exists = e.less(c, channels)
             place = e.at(self.read, e.b.select(exists, e.mul(self.row_from, c), zero))
-            vectors.append(load_elements(e, place, e.lanes, _mask(e, e.b.select(exists, pixels, zero), e.lanes)))
-        last = _mask(e, channels, self.of_word * e.lanes)
+            vectors.append(load_elements(e, place, e.lanes, mask_of(e, e.b.select(exists, pixels, zero), e.lanes)))
+        last = mask_of(e, channels, self.of_word * e.lanes)
         none = ir.Constant(last.type, [0] * (self.of_word * e.lanes))
         for m, vector in enumerate(self._turned(vectors)):
             exists = e.less(m, pixels)
@@ -138,11 +181,16 @@ class _Square:
         e, words = self.e, []
         for first in range(0, len(channels), self.of_word):
             parts = [self.convert(e, v, self.constants) for v in channels[first : first + self.of_word]]
-            while len(parts) > 1:  # elements 0, 2 of a word, and 1, 3, are joined first
-                half = len(parts) // 2
-                parts = [_interleaved(e, parts[i], parts[i + half]) for i in range(half)]
-            words.append(e.b.bitcast(parts[0], ir.VectorType(I32, e.lanes)))
+            words.append(e.b.bitcast(_joined(e, parts), ir.VectorType(I32, e.lanes)))
         return in_registers(e, words)
+
+
+def _joined(e: Emitter, parts: list[Value]) -> Value:
+    """1, 2 or 4 vectors element by element: the first of each, the second of each ..."""
+    while len(parts) > 1:  # of four, elements 0 and 2, and 1 and 3, are joined first
+        half = len(parts) // 2
+        parts = [_interleaved(e, parts[i], parts[i + half]) for i in range(half)]
+    return parts[0]
 
 
 def _interleaved(e: Emitter, x: Value, y: Value) -> Value:
@@ -151,7 +199,7 @@ def _interleaved(e: Emitter, x: Value, y: Value) -> Value:
     return e.b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, 2 * n), order))
 
 
-def _mask(e: Emitter, count: Value, n: int) -> Value:
+def mask_of(e: Emitter, count: Value, n: int) -> Value:
     """Lanes 0 .. count - 1 of n on; count may be anything."""
     count = e.b.select(e.less(count, n), count, e.i(n))
     count = e.b.trunc(e.b.select(e.less(count, 0), e.i(0), count), I8)
@@ -216,6 +264,14 @@ def copied(target: Target, n_bytes: int, from_planes: bool, flip: bool = False) 
     build = planes if from_planes else pixels
     return build(target, f"copy{8 * n_bytes}{'_flip' if flip else ''}", element, element,
                  flip_bytes if flip else as_it_is)  # fmt: skip
+
+
+@kernel
+def copied_few(target: Target, n_bytes: int, from_planes: bool, flip: bool, channels: int, pixel: int) -> Emitter:
+    """As `copied`, for so many channels alone, in so many elements of a strip."""
+    element, build = (I8 if n_bytes == 1 else I16), few_planes if from_planes else few
+    convert, name = (flip_bytes, "flip") if flip else (as_it_is, "copy")
+    return build(target, f"{name}{8 * n_bytes}", element, element, convert, channels, pixel)
 
 
 @kernel
