@@ -36,7 +36,8 @@ class Scheme:
     """How one kind of numbers is multiplied on one unit.
 
     a, b: parts of the operands (quantize.PARTS). products: (part of a, part of b, sum). shifts: power of two of each
-    sum. bound: products that a sum can take. rows, panels, width: of a block (panels of `width` columns each).
+    sum. bound: products that a sum can take. rows, panels, width: of a block (panels of `width` columns each). whole:
+    the sum of all parts fits 32 bits as well.
     """
 
     how: str
@@ -48,6 +49,7 @@ class Scheme:
     rows: int
     panels: int
     width: int
+    whole: bool = False
 
     @property
     def word(self) -> int:
@@ -83,13 +85,14 @@ def scheme_for(target: Target, kind: str) -> Scheme:
         return Scheme("bytes", "byte", "byte", ((0, 0, 0),), (0,), INT8_BOUND, shape.rows, 1, shape.columns(target))
     if tiles:
         parts = ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 2))
-        return Scheme("tiles", "bytes", "bytes", parts, (16, 8, 0), BYTES_BOUND, 16, 1, 16)
+        bound = BYTES_BOUND if kind == "fixed16" else TEN_BITS_BOUND
+        return Scheme("tiles", "bytes", "bytes", parts, (16, 8, 0), bound, 16, 1, 16, kind == "dynamic")
     spare = 1 if _has_vpdpwssd(target) else 2
     if kind == "fixed16":
         rows = (target.registers - 2 - spare) // 2
         return Scheme("pairs", "short", "shorts", ((0, 0, 0), (0, 1, 1)), (8, 0), SHORTS_BOUND, rows, 1, target.lanes)
     rows = (target.registers - 2 - spare) // 2
-    return Scheme("pairs", "short", "short", ((0, 0, 0),), (0,), TEN_BITS_BOUND, rows, 1, 2 * target.lanes)
+    return Scheme("pairs", "short", "short", ((0, 0, 0),), (0,), TEN_BITS_BOUND, rows, 1, 2 * target.lanes, True)
 
 
 @kernel

@@ -10,6 +10,8 @@ stochastic   the same, rounded up where the 24 bits drawn at the result's index 
 
 from __future__ import annotations
 
+import functools
+
 import llvmlite.ir as ir
 
 from convbench.simd.compiler import kernel
@@ -39,7 +41,7 @@ FINISH = (
 def keep(target: Target, scheme: Scheme, row_tiles: int, panels: int) -> Emitter:
     """Puts a block's sums down in float64."""
     rows, columns = _size(scheme, row_tiles, panels)
-    e = Emitter(target, f"keep_{scheme.how}_{scheme.b}_{rows}x{columns}_{target.name}", KEEP)
+    e = Emitter(target, f"keep_{scheme.how}_{scheme.b}_{rows}x{columns}{_suffix(scheme)}_{target.name}", KEEP)
     sums, held, accumulate = e.args
 
     def all_rows(add: bool) -> list[Value]:
@@ -57,7 +59,8 @@ def keep(target: Target, scheme: Scheme, row_tiles: int, panels: int) -> Emitter
 def finish(target: Target, scheme: Scheme, row_tiles: int, panels: int, how: str, held: bool) -> Emitter:
     """Results of a block: of its sums of parts, or of what `keep` has put down."""
     size = _size(scheme, row_tiles, panels)
-    name = f"finish_{how}_{scheme.how}_{scheme.b}_{size[0]}x{size[1]}{'_held' if held else ''}_{target.name}"
+    held_or_not = "_held" if held else _suffix(scheme)
+    name = f"finish_{how}_{scheme.how}_{scheme.b}_{size[0]}x{size[1]}{held_or_not}_{target.name}"
     e = Emitter(target, name, FINISH)
     rows, columns, first, q, q_count, wrap, row_step, pixel_step, out, sums, constants = e.args[:11]
     index, index_row, index_pixel, index_column = e.args[11:]
@@ -93,6 +96,10 @@ def finish(target: Target, scheme: Scheme, row_tiles: int, panels: int, how: str
     return e
 
 
+def _suffix(scheme: Scheme) -> str:
+    return "_whole" if scheme.whole else ""
+
+
 def _size(scheme: Scheme, row_tiles: int, panels: int) -> tuple[int, int]:
     """Rows and columns of a block."""
     if scheme.how == "tiles":
@@ -107,14 +114,25 @@ def _doubles(e: Emitter, pointer: Value) -> Value:
 
 def _joined(e: Emitter, scheme: Scheme, sums: Value, element: Value, plane: int) -> Value:
     """The whole sums of some elements of a block out of its sums of parts, in float64."""
-    doubles, total = ir.VectorType(F64, e.lanes), None
-    for number, shift in enumerate(scheme.shifts):
-        words = e.b.bitcast(e.load(e.at(e.pointer(sums), element, number * plane)), ir.VectorType(I32, e.lanes))
-        part = e.b.sitofp(words, doubles)
-        if shift:
-            part = e.b.fmul(part, every(part, 2.0**shift))
-        total = part if total is None else e.b.fadd(total, part)
+    words, doubles = ir.VectorType(I32, e.lanes), ir.VectorType(F64, e.lanes)
+    parts = [e.b.bitcast(e.load(e.at(e.pointer(sums), element, i * plane)), words) for i in range(len(scheme.shifts))]
+    if scheme.whole:  # what leaves 32 bits on the way comes back
+        lifted = [e.b.shl(part, every(part, shift)) for part, shift in zip(parts, scheme.shifts, strict=True)]
+        return e.b.sitofp(functools.reduce(e.b.add, lifted), doubles)
+    total = None
+    for part, shift in sorted(zip(parts, scheme.shifts, strict=True), key=lambda pair: pair[1]):
+        value = e.b.sitofp(part, doubles)
+        total = value if total is None else _lifted(e, value, 2.0**shift, total)
     return total
+
+
+def _lifted(e: Emitter, value: Value, factor: float, more: Value) -> Value:
+    """value factor + more: exact, so that it does not matter how often it is rounded."""
+    times, kind = every(value, factor), value.type
+    if e.target.name == "generic":
+        return e.b.fadd(e.b.fmul(value, times), more)
+    fma = e.declare(f"llvm.fma.v{kind.count}f64", ir.FunctionType(kind, [kind] * 3))
+    return e.b.call(fma, [value, times, more])
 
 
 class _End:
