@@ -42,7 +42,8 @@ class Peaks:
 
 
 #: H200: fp32, TF32 and int8 of the datasheet, half and copy measured; L2: what was measured on an H100 elsewhere.
-#: Bits: 8 times int8 on an A100's datasheet; taken for the same here.
+#: Bits: 8 times int8 on an A100's datasheet; taken for the same on an H200, whose datasheet has no such figure
+#: (unconfirmed).
 PEAKS = {
     H200.name: Peaks(67e12, 495e12, 790e12, 1979e12, 8 * 1979e12, 4.3e12, 5.5e12),
     A100.name: Peaks(19.5e12, 156e12, 312e12, 624e12, 4992e12, 1.75e12, 4.0e12),
@@ -58,7 +59,9 @@ ARITHMETIC = {
 #: Share of the peak that a kernel reaches where nothing else holds it up, by its name and perhaps the peak's; the first
 #: that fits. From the instruction counts in the kernels' headers, less what such kernels usually lose to latencies;
 #: mma.sync feeds Hopper's tensor cores at 60 to 65 % of what wgmma does;
-#: where TMA brings the operands, no thread gathers, and wgmma waits less.
+#: where TMA brings the operands, no thread gathers, and wgmma waits less. mma.sync of bytes is taken for as far from
+#: its peak as that of TF32 is, and that of bits for half of it: nothing is known of either (unconfirmed). Bits by POPC:
+#: 16 words a clock and multiprocessor (CUDA C++ Programming Guide), a sixteenth of a T4's tensor cores.
 EFFICIENCY: tuple[tuple[str, float], ...] = (
     ("direct_backward_weights", 0.03),
     ("direct_tiled_*", 0.50),
@@ -66,6 +69,8 @@ EFFICIENCY: tuple[tuple[str, float], ...] = (
     ("depthwise_*", 0.30),
     ("sgemm_batched", 0.75),
     ("*wgmma*", 0.65),
+    ("*popc*", 0.04),
+    ("implicit_gemm_mma*:bit", 0.20),
     ("implicit_gemm_tma*", 0.70),
     ("implicit_gemm_mma*:half", 0.50),
     ("implicit_gemm_mma*", 0.43),
@@ -83,6 +88,8 @@ WARPS_FOR_ARITHMETIC, WARPS_FOR_MEMORY = 8, 16
 STAGED_BYTES = 16 << 10
 #: Products that a row counts for each product of elements.
 PRODUCTS = {"3xtf32": 3.0}
+#: Elements of a product in each element of a buffer that the product reads.
+ELEMENTS = {"bit": 32.0}
 #: Share of the L2 that what was read or written last may be found in.
 L2_SHARE = 0.8
 #: Names of kernels that only move data, and of those that do a phase's work; all others do "multiply".
@@ -174,7 +181,8 @@ def _time(
     arithmetic: str, gpu: Gpu, usage: Usage,
 ) -> StepTime:  # fmt: skip
     """missed, touched: bytes of buffers that come from memory, and all of them."""
-    peaks, kind, products = PEAKS[gpu.name], ARITHMETIC[arithmetic], PRODUCTS.get(arithmetic, 1.0)
+    peaks, kind = PEAKS[gpu.name], ARITHMETIC[arithmetic]
+    products = PRODUCTS.get(arithmetic, 1.0) * ELEMENTS.get(kind, 1.0)
     match step:
         case Launch():
             kernel = usage(step)
@@ -206,8 +214,9 @@ def _time(
 
 
 def efficiency(launch: Launch, kind: str) -> float:
-    """Share of a peak such as "half" that a kernel is assumed to reach; WGMMA among its macros belongs to its name."""
-    kernel = launch.kernel + ("_wgmma" if dict(launch.defines).get("WGMMA") else "")
+    """Share of a peak such as "half" that a kernel is assumed to reach; WGMMA and POPC belong to its name."""
+    macros = dict(launch.defines)
+    kernel = launch.kernel + "".join(f"_{macro.lower()}" for macro in ("WGMMA", "POPC") if macros.get(macro))
     return next(e for glob, e in EFFICIENCY if fnmatchcase(f"{kernel}:{kind}" if ":" in glob else kernel, glob))
 
 

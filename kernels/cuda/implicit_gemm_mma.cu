@@ -1,10 +1,13 @@
-// Implicit GEMM on tensor cores, forward and backward data: implicit_gemm_{tf32,3xtf32,fp16,bf16,int8}_cuda and
-// implicit_gemm_wgmma_{fp16,bf16}_cuda.
+// Implicit GEMM on tensor cores, forward and backward data: implicit_gemm_{tf32,3xtf32,fp16,bf16,int8}_cuda,
+// implicit_gemm_wgmma_{fp16,bf16}_cuda; forward: binary_popc_cuda, xnor_popc_cuda.
 //
 // As implicit_gemm.cu (Chetlur et al. 2014, arXiv 1410.0759, section 3.2), with mma.sync in place of FFMA. Source:
 // nhwc, the channels of a group `depth` apart and `depth` a multiple of 16 bytes; implicit_gemm_pack.cu makes that of
 // anything else. Filter: [group][row][tap][depth]. ARITHMETIC says what is multiplied:
 //
+//    1  signs as bits, 32 in an element (pack_signs.cu makes them, signs.cuh says what is counted): m16n8k256, which
+//       counts a & b; sums of signs as floats, times scales[k] and the mean of |x| under the filter where `scaled` is
+//       not 0 (Rastegari et al. 2016, "XNOR-Net", arXiv 1603.05279, section 3.2). POPC 1: by POPC and shuffles
 //    8  signed bytes: m16n8k32 (before sm_80 four m8n8k16, which have the same registers), sums and results in int32
 //   16  half, 17 bfloat16: m16n8k16, float sums, results in the same type
 //   32  float rounded to TF32 (cvt.rna): m16n8k8
@@ -14,7 +17,7 @@
 //       by FADD.
 //
 // A block computes BLOCK_M x BLOCK_N results, a warp WARP_M x WARP_N. Tiles are rows of 128 bytes, eight chunks of 16:
-// 128 bytes, 64 halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
+// 1024 bits, 128 bytes, 64 halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
 // what is outside the image or beyond the sum. A thread copies one chunk column; its (r, s, c) is counted on, and which
 // of its rows are inside the image is found out once a tap. A fragment (ldmatrix) is read one step ahead of its
 // products. Registers are for sums and fragments: what is needed once a tap or after the sum waits in shared memory.
@@ -25,7 +28,8 @@
 // ^ (row / TILES_N % 8). So each thread has 2 * TILES_N neighbouring results of a pixel and stores 16 bytes at once.
 //
 // Launch: grid (tiles_m * tiles_n * groups * phases, parts) with tiles_n innermost, BLOCK_M / WARP_M * BLOCK_N / WARP_N
-// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 20 bytes of shared memory (the latter for the rows' places).
+// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 20 bytes of shared memory (the latter for the rows' places; 24 more for
+// signs).
 // parts > 1: sums to `parts` + part * out_elements, to be added by another kernel.
 //
 // 128 x 256, 8 warps of 64 x 64: 192 KB in four stages, one block an SM; 128 x 128, 4 warps: 96 KB in three, two
@@ -68,8 +72,14 @@
 #ifndef WGMMA
 #define WGMMA 0
 #endif
+#ifndef POPC
+#define POPC 0
+#endif
 
 #include "implicit_gemm_mma.cuh"
+#if ARITHMETIC == 1
+#include "signs.cuh"
+#endif
 #if WGMMA
 #include "wgmma.cuh"
 #if ARITHMETIC == 16
@@ -101,12 +111,17 @@
 #define FILTER_SWIZZLE(i) ((i) / TILES_N % 8)
 #define AHEAD (STAGES - 1)
 #endif
-#define BLOCKS_PER_SM (THREADS == 256 ? 1 : BLOCK_M == 128 ? 2 : 3)  // 255, 255, 168 registers
+#define BLOCKS_PER_SM (THREADS == 256 ? 1 : BLOCK_M == 128 || POPC ? 2 : 3)  // 255, 255, 168 registers
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict__ filter, Result* __restrict__ out,
                   Sum* __restrict__ parts, Conv f, int pass, int nhwc, int tiles_m, int tiles_n, int depth,
-                  long long out_elements) {
+                  long long out_elements
+#if ARITHMETIC == 1
+                  , const Pixel* __restrict__ of_pixels, const int* __restrict__ table,
+                  const float* __restrict__ scales, int scaled
+#endif
+                  ) {
     DYNAMIC_SHARED(unsigned char, dynamic);
 #if WGMMA  // its swizzling counts rows from multiples of 1024 bytes
     unsigned char* const shared = dynamic + (1024 - reinterpret_cast<size_t>(dynamic) % 1024) % 1024;
@@ -132,12 +147,18 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
     long long* const results = reinterpret_cast<long long*>(shared + STAGES * STAGE_BYTES);
     int2* const corners = reinterpret_cast<int2*>(results + BLOCK_M);
     int* const pixels = reinterpret_cast<int*>(corners + BLOCK_M);
+#if ARITHMETIC == 1
+    Window* const windows = reinterpret_cast<Window*>(pixels + BLOCK_M);
+#endif
 #pragma unroll 1
     for (int i = thread; i < BLOCK_M; i += THREADS) {
         const Row row = row_of(product, product.m0 + i, nhwc);
         const int pixel = (row.image * product.h.size + row.u) * product.w.size + row.v;
         results[i] = row.result;
         corners[i] = make_int2(row.u, row.v);
+#if ARITHMETIC == 1
+        if (row.result >= 0) windows[i] = window_of(f, of_pixels, row, product.group);
+#endif
         pixels[i] = row.result < 0 ? 0 : (pixel * f.groups + product.group) * (depth / CHUNK);
     }
     __syncthreads();
@@ -278,7 +299,8 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
         const int n = product.n0 + warp_n + i / TILES_M * 128 + lane % 4 * TOGETHER;
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
-            const long long place = results[warp_m + i % TILES_M * 16 + lane / 4 + lower * 8];
+            const int row = warp_m + i % TILES_M * 16 + lane / 4 + lower * 8;
+            const long long place = results[row];
             if (place < 0) continue;
             Sum values[TOGETHER];
 #pragma unroll
@@ -289,11 +311,18 @@ implicit_gemm_mma(const Element* __restrict__ source, const Element* __restrict_
                 values[j] = sums[i][j % TILES_N][2 * lower + j / TILES_N];
 #endif
             }
+#if ARITHMETIC == 1
+            float of_signs[TOGETHER];
+            finish_signs(of_signs, values, windows[row], table + product.group * size_n, scales + product.group * size_n,
+                         n, size_n, scaled);
+            store(out + place + (long long)n * column_step, of_signs, size_n - n, column_step, whole);
+#else
             if (gridDim.y > 1) {
                 store(parts + place + (long long)n * column_step, values, size_n - n, column_step, whole);
             } else {
                 store(out + place + (long long)n * column_step, values, size_n - n, column_step, whole);
             }
+#endif
         }
     }
 }

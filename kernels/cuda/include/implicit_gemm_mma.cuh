@@ -1,10 +1,14 @@
 // What the implicit GEMM kernels on tensor cores share: element types, products of a warp's fragments, stores.
-// ARITHMETIC: 8 int8, 16 half, 17 bfloat16, 32 TF32, 96 three products of TF32 (see implicit_gemm_mma.cu).
+// ARITHMETIC: 1 signs as bits, 8 int8, 16 half, 17 bfloat16, 32 TF32, 96 three products of TF32 (see implicit_gemm_mma.cu).
 #pragma once
 #include "device.cuh"
 
 // Sum: what products are added in, also where a sum is cut into parts; Result: what is stored.
-#if ARITHMETIC == 8
+#if ARITHMETIC == 1
+typedef unsigned Element;  // 32 signs
+typedef int Sum;
+typedef float Result;
+#elif ARITHMETIC == 8
 typedef signed char Element;
 typedef int Sum, Result;
 #elif ARITHMETIC == 16
@@ -55,11 +59,40 @@ __device__ __forceinline__ void split(unsigned (&big)[COUNT], unsigned (&small)[
 }
 #endif
 
+#if ARITHMETIC == 1 && POPC
+// sums += popc(a & b) without tensor cores: what a lane needs of rows and columns, registers of other lanes hold (as the
+// PTX ISA lays them out for m16n8k256).
+template <int M, int N>
+__device__ __forceinline__ void count(int (&sums)[M][N][4], const unsigned (&a)[M][4], const unsigned (&b)[N / 2][4]) {
+    const int lane = threadIdx.x % 32;
+    unsigned rows[2 * M][8];  // lane / 4 of each tile, and 8 further
+#pragma unroll
+    for (int i = 0; i < 2 * M; ++i) {
+#pragma unroll
+        for (int word = 0; word < 8; ++word) {
+            rows[i][word] = __shfl_sync(0xffffffffu, a[i / 2][i % 2 + word / 4 * 2], lane / 4 * 4 + word % 4);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 2 * N; ++j) {  // columns lane % 4 * 2 of each tile, and their neighbours
+        const int column = lane % 4 * 2 + j % 2;
+#pragma unroll
+        for (int word = 0; word < 8; ++word) {
+            const unsigned other = __shfl_sync(0xffffffffu, b[j / 4][j / 2 % 2 * 2 + word / 4], column * 4 + word % 4);
+#pragma unroll
+            for (int i = 0; i < 2 * M; ++i) sums[i / 2][j / 2][i % 2 * 2 + j % 2] += __popc(rows[i][word] & other);
+        }
+    }
+}
+#endif
+
 // sums += a b: M tiles of 16 rows, N of 8 columns. b holds pairs of column tiles.
 template <int M, int N>
 __device__ __forceinline__ void multiply(Sum (&sums)[M][N][4], const unsigned (&a)[M][4],
                                          const unsigned (&b)[N / 2][4]) {
-#if ARITHMETIC == 96
+#if ARITHMETIC == 1 && POPC
+    count(sums, a, b);
+#elif ARITHMETIC == 96
     unsigned b_big[N][2], b_small[N][2];
 #pragma unroll
     for (int j = 0; j < N; ++j) split(b_big[j], b_small[j], &b[j / 2][j % 2 * 2]);
@@ -102,6 +135,8 @@ __device__ __forceinline__ void multiply(Sum (&sums)[M][N][4], const unsigned (&
             mma_s8_quarters(sums[i][j], rows, columns[j]);
 #elif ARITHMETIC == 8
             mma_s8_16832(sums[i][j], rows, columns[j]);
+#elif ARITHMETIC == 1
+            mma_b1_and_168256(sums[i][j], rows, columns[j]);
 #elif ARITHMETIC == 16
             mma_f16_16816(sums[i][j], rows, columns[j]);
 #elif ARITHMETIC == 17
