@@ -90,10 +90,9 @@ def unit_of(problem: Problem, target: Target, form: Format) -> Unit:
     vectors = 2 if Geometry.of(problem).filters > target.lanes else 1
     width, direct = vectors * target.lanes, form.direct and form.bias_of(target) == 0
     if amx.has_instruction(target, form.kind):
-        return Unit(amx.TILE_ROWS, 2, amx.TILE_BYTES // 4, width, form.strip_bytes, form.out_bytes, form.copies, direct)
+        return Unit(amx.TILE_ROWS, 2, amx.TILE_BYTES // 4, width, form.strip_bytes, form.copies, direct)
     copies = form.copies and not form.flips(target)
-    rows = dot.rows_for(target, form.kind, vectors)
-    return Unit(rows, 1, 0, width, form.strip_bytes, form.out_bytes, copies, False)
+    return Unit(dot.rows_for(target, form.kind, vectors), 1, 0, width, form.strip_bytes, copies, False)
 
 
 def plan_of(problem: Problem, target: Target, form: Format, threads: int) -> Plan:

@@ -21,9 +21,9 @@ from convbench.problem import Pass, Problem
 
 #: Bytes of a strip of input: it stays in a second-level cache beside panels of the filter.
 STRIP_BYTES = 512 << 10
-#: A filter of no more bytes stays in that cache too: then tiles are small enough for their results to stay there until
-#: their lines are complete. (256 channels from 128, 56 x 56, int8: 795 us, then 611; 1 thread of a Xeon with AMX.)
-SMALL_FILTER_BYTES, SMALL_RESULT_BYTES = 640 << 10, 640 << 10
+#: Where a filter has no more bytes than this it is in that cache too, and strips of half the size are better: 2 % of
+#: int8's layers (1 thread of a Xeon with AMX, 2026-11). Larger filters would be read from beyond it for every strip.
+SMALL_FILTER_BYTES = 640 << 10
 #: Steps of a segment in tiles, where a filter has several taps.
 SEGMENT_STEPS = 4
 #: Pixels of so many words or more lie an odd number of cache lines apart: the same channels of pixels that lie a power
@@ -38,8 +38,8 @@ class Unit:
     """What the plan has to know of the unit and of the numbers.
 
     rows: most of a tile. tiles: of rows in a block (1, 2). chunk: most words of k in a step; 0: any number. width:
-    columns of a panel. element_bytes, result_bytes: of a number in a strip, of a result. copies: strips hold the
-    operand's own bytes. direct: sums may be stored as they are.
+    columns of a panel. element_bytes: of a number in a strip. copies: strips hold the operand's own bytes. direct: sums
+    may be stored as they are.
     """
 
     rows: int
@@ -47,7 +47,6 @@ class Unit:
     chunk: int
     width: int
     element_bytes: int
-    result_bytes: int
     copies: bool
     direct: bool
 
@@ -233,15 +232,14 @@ class _Planner:
         g = self.g
         panels = -(-g.filters // self.unit.width)
         number = min(-(-self.threads // (g.images * g.groups)) if panels < self.threads else 1, g.height)
-        if g.taps * g.channels * g.filters * self.unit.element_bytes <= SMALL_FILTER_BYTES:
-            written = g.height * g.width * g.filters * self.unit.result_bytes
-            number = min(g.height, max(number, -(-written // SMALL_RESULT_BYTES)))
+        small = g.taps * g.channels * g.filters * self.unit.element_bytes <= SMALL_FILTER_BYTES
+        budget = STRIP_BYTES // 2 if small else STRIP_BYTES
         while True:
             cuts = [(i * g.height // number, (i + 1) * g.height // number) for i in range(number)]
             reaches = (self.axes[0].reach(*cut) for cut in cuts)
             strip = max(b - a for a, b in reaches) * self.columns * self.pixel * 4
             results = max(b - a for a, b in cuts) * g.width * self.unit.width * 4
-            if number >= g.height or (strip <= STRIP_BYTES and (results <= RESULT_BYTES or not self.nchw)):
+            if number >= g.height or (strip <= budget and (results <= RESULT_BYTES or not self.nchw)):
                 return cuts
             number = min(g.height, max(number + 1, number * 5 // 4))
 

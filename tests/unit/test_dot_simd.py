@@ -98,7 +98,7 @@ def test_exact(unit, shape, layout):
 
 def test_the_shapes_meet_every_form_of_plan():
     found = set()
-    unit = planner.Unit(16, 2, 16, 32, 1, 4, True, True)
+    unit = planner.Unit(16, 2, 16, 32, 1, True, True)
     for shape in SHAPES.values():
         made = planner.plan(Problem(shape, dtype="int8", layout="nhwc"), unit, 1)
         group = made.kinds[0][0]
