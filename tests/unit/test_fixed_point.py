@@ -177,6 +177,34 @@ def test_numpy_and_simd_give_the_same_bytes(semantics):
     assert differing(semantics, COUNT, 1) == []
 
 
+@pytest.mark.parametrize(
+    ("shape", "pass_"),
+    [
+        (ConvShape.make(1, 900, 9, 10, 5, 9, 9), Pass.FORWARD),
+        (ConvShape.make(1, 5, 9, 10, 900, 9, 9), Pass.BACKWARD_DATA),
+        (ConvShape.make(2, 2, 200, 201, 3, 1, 1), Pass.BACKWARD_WEIGHTS),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("semantics", list(PAIRS), ids=str)
+def test_sums_too_long_for_32_bits_are_put_down_on_the_way(semantics, shape, pass_):
+    """72,900 and 80,400 products, one operand at its ends: more than any sum of parts can take."""
+    if pass_ not in formats.PASSES[semantics]:
+        pass_, shape = Pass.FORWARD, ConvShape.make(3, 950, 8, 9, 20, 9, 9, padding=1)
+    problem, rng = Problem(shape, pass_, layout="nhwc", semantics=semantics), np.random.default_rng(3)
+    a = rng.choice(np.array([-100, 100], np.float32), problem.a_shape)
+    b = np.float32(0.3) * rng.standard_normal(problem.b_shape, np.float32)
+    want, got = (computed(name, problem, a, b) for name in PAIRS[semantics])
+    assert got.tobytes() == want.tobytes() and len(np.unique(want)) > 2
+
+
+@pytest.mark.parametrize("name", [name for pair in PAIRS.values() for name in pair])
+def test_rows_say_how_they_scale(name):
+    context = CpuContext(1)
+    row(name).prepare(Problem(ConvShape.make(1, 3, 6, 7, 4, 3, 3), semantics=row(name).semantics), context)
+    assert context.notes["scale"] and context.notes["zero_point"]
+
+
 @pytest.mark.parametrize("name", ["odd_channels", "asymmetric_everything", "depthwise", "padding_beyond_filter"])
 @pytest.mark.parametrize("simd", [pair[1] for pair in PAIRS.values()])
 def test_rows_conform(simd, name):
