@@ -87,7 +87,7 @@ class Suite:
     """What a suite file says. `axes` has a list for each of AXES; batch [None] keeps each shape's own N.
 
     `path` is None for a suite made out of one descriptor; `sha` covers the suite and its shape files; `asked` are
-    the axes that the command line set.
+    the axes that the command line set, and "algorithm" where it named those.
     """
 
     name: str
@@ -328,6 +328,7 @@ def _apply(suite: Suite, key: str, value: Any) -> None:
         suite.device = device_name(value)
     elif key == "algorithm":
         suite.algorithms, suite.exclude = texts(value), []
+        suite.asked.add(key)
     elif key == "match":
         suite.entries = _matching(suite.entries, texts(value))
     else:

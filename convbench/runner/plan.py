@@ -17,8 +17,8 @@ from convbench.suite import Policy, ProblemCase
 class RunPlan:
     """Problems in order, algorithm names, baselines in order of preference, the policy, and whose rows they are.
 
-    semantics: of each row that takes part only in problems of its own semantics; a row asked for by its name is not
-    in it, and its records say what it does not compute.
+    semantics: of each row that takes part only in problems of its own semantics; a row that the command line names is
+    not in it, and its records say what it does not compute.
     """
 
     suite: dict[str, Any]
@@ -32,7 +32,7 @@ class RunPlan:
     semantics: dict[str, str] = field(default_factory=dict)
 
     def cases(self, problem: ProblemCase) -> list[Case]:
-        """One case per algorithm, but for those of other semantics that only a glob took."""
+        """One case per algorithm, but for those of other semantics that the command line does not name."""
         options = Options(problem.weights, problem.threads, problem.mode, problem.inputs, problem.seed)
         own = problem.problem.semantics
         names = [name for name in self.algorithms if self.semantics.get(name, own) == own]

@@ -47,7 +47,7 @@ def make_plan_for(suite: Suite, listing: dict[str, Any]) -> RunPlan:
         semantics={
             name: described[name]["semantics"]
             for name in algorithms
-            if name in described and name not in suite.algorithms
+            if name in described and not ("algorithm" in suite.asked and name in suite.algorithms)
         },
     )
     _every_problem_has_a_row(plan, suite)

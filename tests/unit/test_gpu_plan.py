@@ -86,7 +86,8 @@ def test_a_row_takes_part_in_problems_of_its_own_semantics_unless_it_is_named(tm
     assert by_semantics == {"linear": ["onednn", "im2col_numpy"], "binary": ["binary_packed_numpy"]}
     again = RunPlan.from_file(written(tmp_path, plan.to_json()))
     assert [again.cases(p) for p in again.problems] == [plan.cases(p) for p in plan.problems]
-    named = make_plan_for(load_suite(written(tmp_path, BOTH + "algorithms: [im2col_numpy, 'binary*']\n")), listing)
+    suite = load_suite(written(tmp_path, BOTH), {"algorithm": ["im2col_numpy", "binary*"]})
+    named = make_plan_for(suite, listing)
     assert [[c.implementation for c in named.cases(p)] for p in named.problems] == [
         ["onednn", "im2col_numpy"], ["im2col_numpy", "binary_packed_numpy"],
     ]  # fmt: skip
