@@ -27,6 +27,7 @@ from convbench.report.drawing import (
 )
 from convbench.report.labels import spread_labels
 from convbench.report.model import FormatPoint, NetworkPoint, Precision, Setting
+from convbench.report.precision import GIVEN_ROUNDED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,13 +45,14 @@ NETWORK_CAPTION = (
     "Outlined and bold on the dashed Pareto front: nothing else is both faster and more accurate."
 )
 LAYER_CAPTION = (
-    "A panel is a layer, a point one row in one format; numbers name rows in the legend, colour and marker the format. "
+    "A panel is a layer, a point one row in one format; numbers name rows in the legend, with the format where the "
+    "row's own name does not begin with it; colour and marker are the format's. "
     "Time is relative to the fastest float32 vendor row of that layer: against another function wherever the format is "
     "not float32. Dashed: the Pareto front of the layer. The same numbers: tables/precision.csv."
 )
 EXACT_CAPTION = (
-    " An error of 0 stands on the line labelled 0 and is no part of the front: exact sums of int8 operands, which "
-    "were rounded before the clock started."
+    " An error of 0 stands on the line labelled 0. int8 operands were rounded before the clock started: their exact "
+    "sums are no part of the front."
 )
 
 
@@ -92,7 +94,7 @@ def network_figure(precision: Precision, frame: Setting, network: str) -> Drawin
 
     layers = mine[0].n_layers
     setting = f"{PASS_NAMES[frame.pass_]} ({frame.text(skip=('pass',))})"
-    title = f"Accuracy against time, {network}: {layers} layers, {setting}"
+    title = f"Accuracy against time, {network} (layers: {layers}), {setting}"
     ordered = sorted(front, key=lambda dot: dot.x)
     alt = (
         f"Scatter plot of {len(dots)} rows in {len({d.format for d in dots})} formats, time against relative L2 error. "
@@ -183,7 +185,7 @@ def _numbered_legend(
     handles = [
         Line2D(
             [], [], marker=format_marker(name), color=format_colour(name), markeredgecolor=theme.page, linestyle="none",
-            label=f"{number} {algorithm}" + ("" if name == algorithm else f", {name}"),
+            label=f"{number} {algorithm}" + ("" if algorithm.startswith(name) else f", {name}"),
         )
         for (algorithm, name), number in names.items()
     ]  # fmt: skip
@@ -242,8 +244,8 @@ def _error_ticks(axes: Axes, zero: float | None) -> None:
 
 
 def _front(dots: Sequence[_Dot]) -> set[_Dot]:
-    """The Pareto front, without errors of 0: what was rounded before the clock started is no gain in accuracy."""
-    names = pareto_front({str(i): (dot.x, dot.y) for i, dot in enumerate(dots) if dot.y})
+    """The Pareto front, without int8 operands: what was rounded before the clock started is no gain in accuracy."""
+    names = pareto_front({str(i): (dot.x, dot.y) for i, dot in enumerate(dots) if dot.format != GIVEN_ROUNDED})
     return {dots[int(i)] for i in names}
 
 

@@ -3,7 +3,8 @@
 Everywhere else in the report two rows meet only where they compute the same function of the same operands. Here they
 do not, and the join is made by hand: a row meets those of the same shape, pass, layout, weights, threads, mode, inputs
 and seed whose type or semantics is another. Every number that comes of it is a speed-up *against another function*,
-and says so where it is shown; the relative L2 error beside it says how far the functions lie apart.
+and says so where it is shown; the relative L2 error beside it says how far the functions lie apart. Rows of different
+problems share no block, so these ratios are those of separate medians.
 
 An error is always that against the linear convolution of the operands as they were given. A semantics is given float32
 operands and rounds them itself, so its rounding is part of its error; operands of type float16, bfloat16 or int8 are
@@ -24,6 +25,8 @@ from convbench.stats import Interval, speedup_ci
 
 #: Name of the point that takes each layer's fastest row of a format.
 FASTEST = "fastest of each layer"
+#: Format of operands that are int8 before the clock starts.
+GIVEN_ROUNDED = "int8 operands"
 #: Semantics whose products are those of signs.
 SIGNS = (Semantics.XNOR, Semantics.BINARY)
 #: What rows on signs are held against: name in tables and figures -> (rows, element type); the fastest of the rows.
@@ -66,7 +69,7 @@ def format_of(row: Row) -> str:
     if problem.semantics is not Semantics.LINEAR:
         return problem.semantics.value
     if problem.dtype == "int8":
-        return "int8 operands"
+        return GIVEN_ROUNDED
     if problem.dtype in ("float32", "float64") and row.arithmetic != problem.dtype:
         return f"{problem.dtype} in {row.arithmetic}"
     return problem.dtype

@@ -52,8 +52,10 @@ def precision_figures(precision: Precision | None) -> list[Drawing]:
         for network in point.networks:
             shapes.setdefault(network, set()).add(point.row.problem.shape)
     real = [network for network, layers in shapes.items() if not layers <= swept]  # the others are sweeps of one size
+    # of zeros no error is relative to anything
+    told = [(frame, network) for frame in frames if frame.inputs != "zeros" for network in real]
     for figure in (network_figure, layer_figure):
-        drawings += [d for frame in frames for network in real if (d := figure(precision, frame, network))]
+        drawings += [d for frame, network in told if (d := figure(precision, frame, network))]
     memory = _memory_figure([entry for entry in precision.memory if entry.network in real])
     return drawings + ([memory] if memory else [])
 
@@ -92,7 +94,7 @@ def _memory_figure(memory: Sequence[WeightMemory]) -> Drawing | None:
                               fontsize=9, color=theme.ink, annotation_clip=False)  # fmt: skip
             axes.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=9)
             axes.set_ylim(len(bars) - 0.5, -0.5)
-            axes.set_title(f"{network}, {bars[0][2]} layers", fontsize=10, loc="left")
+            axes.set_title(f"{network}, layers: {bars[0][2]}", fontsize=10, loc="left")
             axes.grid(visible=False)
         figure.text(4.45 / size[0], 0.12 / size[1], "MiB of filters", ha="center")
 

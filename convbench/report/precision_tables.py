@@ -15,7 +15,7 @@ PRECISION_COLUMNS = {
     "scales, 'int8 operands' those that are int8 already",
     "float32_vendor": "the fastest vendor row that multiplies in float32, on the same shape, pass, layout and options",
     "speedup_float32_vendor": "its time over the time of this row: against another function unless the format is "
-    "float32",
+    "float32, and then a ratio of medians that share no block",
     "speedup_float32_vendor_ci_lo": "lower end of its 95 % interval",
     "speedup_float32_vendor_ci_hi": "upper end of its 95 % interval",
     "weights_packing_s": "seconds that the filter's packing or rounding takes of a call: the row with raw weights less "

@@ -64,7 +64,7 @@ COLUMNS = {
     "workspace_estimate_bytes": "what the implementation said before it allocated anything",
     "peak_bytes": "measured: operands, result and workspace at the highest moment",
     "error_rel_l2": "relative L2 error against the linear convolution in float64 of the operands as they are given, "
-    "not rounded to any format, on inputs as they are timed",
+    "not rounded to any format, on inputs as they are timed; where that is 0 everywhere, the largest absolute error",
     "error_max_abs": "largest absolute error, against the same",
     "error_max_ulp": "largest error in units in the last place, against the same",
     "error_exact_ulp": "of a semantics other than linear: largest distance from its own exact result, in units in the "

@@ -209,10 +209,17 @@ def test_figures_of_networks_say_row_and_format(analysis: Analysis) -> None:
     )
 
 
+def test_no_accuracy_of_zeros_is_drawn() -> None:
+    names = [d.name for d in precision_figures(across(precision_records(("raw",), ("relu", "zeros"))))]
+    assert names == ["precision_network_fwd_vgg16_relu", "precision_layers_fwd_vgg16_relu", "precision_memory"]
+
+
 def test_exact_sums_of_rounded_operands_are_no_part_of_the_front() -> None:
     dots = [_Dot(1.0, 1e-7, "a", "float32", "a"), _Dot(0.5, 0.0, "b", "int8 operands", "b")]
     dots.append(_Dot(0.6, 1e-2, "c", "int8", "c"))
     assert {dot.label for dot in _front(dots)} == {"a", "c"}
+    exact = _Dot(0.7, 0.0, "d", "float32", "d")  # whole numbers, exactly
+    assert {dot.label for dot in _front([*dots, exact])} == {"c", "d"}
     assert _zero_line(dots) == pytest.approx(1e-8) and _zero_line(dots[:1]) is None
 
 
