@@ -47,9 +47,9 @@ class TilePlan:
     def multiplied(self) -> int:
         """Multiply-adds of one image and group."""
         s = self.made.shape
-        tiles = sum(len(starts) for tile in self.made.tiles for starts, _ in self.kinds[tile.kind].blocks)
-        rows = self.kinds[0].rows
-        return tiles * rows * s.r * s.s * s.cg * s.kg
+        kinds = [self.kinds[tile.kind] for tile in self.made.tiles]
+        rows = sum(kind.rows * len(starts) for kind in kinds for starts, _ in kind.blocks)
+        return rows * s.r * s.s * s.cg * s.kg
 
     def table_items(self) -> int:
         """Integers in all tables."""

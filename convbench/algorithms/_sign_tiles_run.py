@@ -11,6 +11,7 @@ from convbench.algorithms._sign_tiles_tasks import MORE, filter_task
 from convbench.algorithms._signs_simd_run import common_values
 from convbench.algorithms._signs_simd_tasks import NAMES, OUT, TILE_ITEMS, A, W, tile_task
 from convbench.algorithms._simd import address_of
+from convbench.errors import Unavailable
 from convbench.problem import Problem, Semantics
 from convbench.registry import Context, Run
 from convbench.simd.driver import Runner
@@ -43,7 +44,9 @@ def estimate(problem: Problem, target: Target) -> int:
 
 
 def prepare_tiles(problem: Problem, context: Context, weights: Any, target: Target) -> Run:
-    """run(a, b, out), or run(a, out) where the filter is given now."""
+    """run(a, b, out), or run(a, out) where the filter is given now. Asks the system for the right to AMX's tiles."""
+    if not target.tiles("amx-int8"):
+        raise Unavailable("this machine has no AMX-INT8, or its system does not let this process use it")
     s, scaled, vectors = problem.shape, problem.semantics is Semantics.XNOR, vectors_of(problem, target)
     found = plan_of(problem, target, context.threads)
     made = found.made

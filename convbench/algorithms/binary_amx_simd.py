@@ -15,7 +15,7 @@ class SignTilesSimd(SimdImplementation):
     A weight takes 8 bits in place of the 1 that it has: 4 times less memory than float32, not 32.
 
     On VGG-16's 3x3 layers from conv1_2 on (nhwc, 1 thread of a Xeon with AMX, filter packed before, 2026-11)
-    xnor_amx_simd was 10.5 (64 channels, 224 x 224) and 12.1 to 14.7 times as fast as oneDNN in float32, and 0.68 to 1.0
+    xnor_amx_simd was 10 (64 channels, 224 x 224) and 12.1 to 16.0 times as fast as oneDNN in float32, and 0.61 to 1.0
     times as fast as oneDNN in int8, which reads a quarter of the bytes. Where the filter is packed on the clock, layers
     with 512 filters gain less, 6.1 (14 x 14) to 11.2: nearly all of the difference is reading the filter in float32.
     """

@@ -14,9 +14,9 @@ class PopcountSimd(SimdImplementation):
 
     Two words take five instructions where a count of each takes six: on two ports for vectors of 512 bits that is 12.8
     times what two multiply-adds of float32 do. On VGG-16's 3x3 layers from conv1_2 on (nhwc, 1 thread of a Xeon with
-    AVX512_VPOPCNTDQ, filter packed before, 2026-11) xnor_popcount_simd was 8.9 times as fast as oneDNN in float32 with
-    64 channels on 224 x 224 pixels, 10.1 to 13.8 times with others; with the filter packed on the clock 7.3 to 12.0
-    times, the least on 14 x 14 pixels and 512 channels.
+    AVX512_VPOPCNTDQ, filter packed before, 2026-11) xnor_popcount_simd was 8.0 to 8.9 times as fast as oneDNN in
+    float32 with 64 channels on 224 x 224 pixels, 10.1 to 14.1 times with others; with the filter packed on the clock
+    7.3 to 12.0 times, the least on 14 x 14 pixels and 512 channels.
     """
 
     passes: ClassVar[tuple[Pass, ...]] = (Pass.FORWARD,)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -245,6 +247,31 @@ def test_conforms_on_narrower_units(name: str, unit: str, monkeypatch: pytest.Mo
 def test_without_amx_the_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "host", lambda: units.named("generic"))
     assert "AMX" in (ROWS["xnor_amx_simd"].unavailable() or "")
+
+
+PREPARES = """
+import numpy as np
+from convbench.algorithms._sign_tiles_run import prepare_tiles
+from convbench.devices.cpu import CpuContext
+from convbench.errors import Unavailable
+from convbench.problem import ConvShape, Problem
+from convbench.simd.target import host
+problem = Problem(ConvShape.make(1, 64, 4, 4, 16, 3, 3), semantics="binary")
+out = np.empty(problem.out_shape, np.float32)
+try:
+    call = prepare_tiles(problem, CpuContext(), None, host())
+except Unavailable:
+    print("no tiles")
+else:
+    call(np.ones(problem.a_shape, np.float32), np.ones(problem.b_shape, np.float32), out)
+    print(np.unique(out))
+"""
+
+
+def test_prepare_asks_for_the_right_to_tiles() -> None:
+    """In a fresh process nobody else has: without the right the first instruction on tiles is illegal."""
+    done = subprocess.run([sys.executable, "-c", PREPARES], capture_output=True, text=True, timeout=120)
+    assert done.stdout == ("[576.]\n" if TILES else "no tiles\n"), done.stderr
 
 
 # ---- binary weights
