@@ -67,7 +67,7 @@ class BinaryAmxSimd(SignTilesSimd):
 
     name: ClassVar[str] = "binary_amx_simd"
     semantics: ClassVar[Semantics] = Semantics.BINARY
-    reference = "Courbariaux et al. 2016 (arXiv 1602.02830), section 1.4, as products of bytes"
+    reference = "Courbariaux et al. 2016 (arXiv 1602.02830), as products of bytes"
 
 
 @register

@@ -1,6 +1,6 @@
 """Binary and XNOR convolution in NumPy: signs packed to bits, products counted with xor and bitwise_count. The lesson.
 
-Courbariaux et al. 2016 (arXiv 1602.02830), section 1.4; Rastegari et al. 2016 (arXiv 1603.05279), section 3.2.
+Courbariaux et al. 2016 (arXiv 1602.02830); Rastegari et al. 2016 (arXiv 1603.05279), section 3.2.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class BinaryPackedNumpy(PackedNumpy):
 
     name: ClassVar[str] = "binary_packed_numpy"
     semantics: ClassVar[Semantics] = Semantics.BINARY
-    reference = "Courbariaux et al. 2016 (arXiv 1602.02830), section 1.4"
+    reference = "Courbariaux et al. 2016 (arXiv 1602.02830)"
 
 
 @register

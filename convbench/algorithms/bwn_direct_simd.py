@@ -21,7 +21,7 @@ class BwnDirectSimd(SimdImplementation):
     On VGG-16's 3x3 layers from conv1_2 on (nhwc, 1 thread of a Xeon with AVX-512, 2026-11) it took as long as
     direct_simd with the filter packed before, within 1 %, and up to 16 % longer (512 channels, 14 x 14 pixels) with a
     raw filter, which is binarised on the clock: where multiplying and adding is one instruction, binary weights save
-    memory and no time, as Rastegari et al. say themselves (section 4.1).
+    memory and no time, as Rastegari et al. say themselves.
 
     error_growth 4.5, as direct_simd: the products are its products. At most 0.23 of the bound was used over 32 shapes
     (up to 512 channels with a 3x3 filter, 2048 with 1x1, 7x7 with stride 2), both passes and layouts, two seeds.

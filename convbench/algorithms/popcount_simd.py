@@ -47,7 +47,7 @@ class BinaryPopcountSimd(PopcountSimd):
 
     name: ClassVar[str] = "binary_popcount_simd"
     semantics: ClassVar[Semantics] = Semantics.BINARY
-    reference = "Courbariaux et al. 2016 (arXiv 1602.02830), section 1.4"
+    reference = "Courbariaux et al. 2016 (arXiv 1602.02830)"
 
 
 @register
