@@ -67,7 +67,8 @@ def _headline(analysis: Analysis, settings: Sequence[Setting]) -> str:
     if not places:
         return f"No algorithm has a speed-up against {analysis.baseline}."
     if set(places) == {analysis.baseline}:
-        return f"Nothing is faster than {analysis.baseline} on average."
+        among = " among rows of its own format" if analysis.precision else ""
+        return f"Nothing is faster than {analysis.baseline} on average{among}."
     told = [f"{name} – {_listing(where)}" for name, where in places.items()]
     return f"Fastest on average, against {analysis.baseline}: {'; '.join(told)}."
 
