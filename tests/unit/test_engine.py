@@ -355,6 +355,25 @@ class TestChoice:
         choice = convbench.choose(self.problem(9), rows=self.only(im2col))
         assert "fft_tiled_pyfftw is not registered; onednn is not registered" in choice.reason
 
+    def test_products_of_signs_in_tiles_of_bytes_go_before_counted_bits(self):
+        signs = {"semantics": Semantics.BINARY, "passes": (Pass.FORWARD,), "dtypes": ("float32",)}
+        rows = [
+            self.row(name, **signs, arithmetic=multiplies)
+            for name, multiplies in (("bits_count_simd", "binary"), ("bits_tiles_simd", "int8-acc32"))
+        ]
+        wanted = Problem(self.problem().shape, semantics=Semantics.BINARY)
+        assert choices.choose(wanted, rows=self.only(*rows)).name == "bits_tiles_simd"
+
+    @pytest.mark.parametrize(
+        ("size", "channels", "wanted"),
+        [(14, 32, "winograd_f4_fp16_simd"), (7, 32, "direct_fp16_simd"), (14, 3, "direct_fp16_simd")],
+    )
+    def test_float16_is_ours_and_by_winograd_where_its_tiles_are_full(self, size, channels, wanted):
+        names = ("onednn_fp16", "direct_fp16_simd", "winograd_f4_fp16_simd", "im2col_half_numpy")
+        rows = self.only(*(self.row(name, dtypes=("float16",)) for name in names))
+        problem = Problem(ConvShape.make(1, channels, size, size, 32, 3, 3, padding=1), dtype="float16")
+        assert choices.choose(problem, rows=rows).name == wanted
+
     def test_auto_for_binary_never_takes_a_linear_one_and_the_reverse(self):
         linear, binary = self.row("im2col_numpy"), self.row("bits_toy_numpy", semantics=Semantics.BINARY)
         problem = self.problem()
