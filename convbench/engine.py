@@ -34,7 +34,7 @@ from convbench.devices.base import Plan, make_plan
 from convbench.devices.cpu import ALIGN_BYTES, CpuDevice, aligned_empty
 from convbench.environment import allowed_cores
 from convbench.errors import ProblemError, Unsupported
-from convbench.problem import ITEM_BYTES, LAYOUTS, ConvShape, Pass, Problem
+from convbench.problem import ITEM_BYTES, LAYOUTS, ConvShape, Pass, Problem, Semantics
 from convbench.registry import Implementation
 
 __all__ = [
@@ -78,6 +78,8 @@ def conv2d(
     stride, dilation: int or (height, width). padding: int, (height, width) or ((top, bottom), (left, right)).
     out: an array for the result, C-contiguous, of y's shape and dtype, sharing no memory with x or w.
     y has the dtype of x and w; of int8 the exact sums, in int32.
+    semantics: which function is computed, "linear" or one that rounds its operands (`formats.py` defines them): those
+    take float32, finite numbers alone. NumPy's arrays are searched for others; CuPy's are not, the host would wait.
     Raises ProblemError (naming the argument), Unsupported, Unavailable, UnknownAlgorithm.
     """
     x, w = _operand("x", x), _operand("w", w, like=("x", x))
@@ -160,6 +162,7 @@ def plan(
     shape = _shape_of(_dims("x_shape", x_shape, layout), w.shape, stride, padding, dilation, groups, layout)
     problem = Problem(shape, Pass.FORWARD, w.dtype.name, layout, semantics)  # type: ignore[arg-type]
     device = _device_of(w)
+    _require_finite(problem, ("w", w))
     prepared, choice = _prepare(problem, algorithm, _threads(), _fit(_bits(w)), device)
     return InferencePlan(prepared, choice, device)
 
@@ -191,6 +194,7 @@ class InferencePlan:
         if x.dtype.name != self.problem.dtype:
             raise ProblemError(f"x: dtype must be {self.problem.dtype}, as the plan was made for, not {x.dtype}")
         _same_shape("x", x, self.problem.a_shape, "the plan was made for")
+        _require_finite(self.problem, ("x", x))
         result = _result(self.problem, out, [("x", x)])
         with self._lock:
             self._slot.run(x, None, result)
@@ -290,6 +294,7 @@ def _empty(device: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def _compute(problem: Problem, algorithm: str, a: tuple[str, Any], b: tuple[str, Any], out: Any) -> Any:
+    _require_finite(problem, a, b)
     result = _result(problem, out, [a, b])
     threads, device = _threads(), _device_of(a[1])
     key = (problem, algorithm, threads, id(device))
@@ -369,6 +374,19 @@ def _operand(name: str, array: Any, like: tuple[str, Any] | None = None) -> Any:
     if like is not None and array.dtype.name != like[1].dtype.name:
         raise ProblemError(f"{name}: dtype must be {like[1].dtype.name}, as that of {like[0]}, not {array.dtype}")
     return array
+
+
+def _require_finite(problem: Problem, *operands: tuple[str, Any]) -> None:
+    """ProblemError where operands that are to be rounded have elements that no rounding is defined for."""
+    if problem.semantics is Semantics.LINEAR or problem.dtype != "float32":
+        return
+    for name, array in operands:
+        if namespace(array) is np and not np.isfinite(array).all():
+            bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+            raise ProblemError(
+                f"{name}: {bad} of {array.size} elements are NaN or infinite, for which semantics {problem.semantics} "
+                "is not defined"
+            )
 
 
 def _dims(name: str, shape: Any, layout: str) -> tuple[int, int, int, int]:

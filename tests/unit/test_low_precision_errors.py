@@ -82,6 +82,30 @@ def test_the_library(kind: type[Exception], x: np.ndarray, options: dict[str, An
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize("semantics", [s for s in Semantics if s is not Semantics.LINEAR])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_no_rounding_is_defined_for(semantics: Semantics, bad: float) -> None:
+    x, w = X.copy(), W.copy()
+    x[0, 0, 0, 0] = w[0, 0, 0, 0] = bad
+    says = f"NaN or infinite, for which semantics {semantics} is not defined"
+    with pytest.raises(ProblemError, match=f"^x: 1 of {X.size} elements are {says}$"):
+        convbench.conv2d(x, W, semantics=str(semantics))
+    with pytest.raises(ProblemError, match=f"^w: 1 of {W.size} elements are {says}$"):
+        convbench.conv2d(X, w, semantics=str(semantics))
+    with pytest.raises(ProblemError, match=f"^w: .*{says}$"):
+        convbench.plan(X.shape, w, semantics=str(semantics))
+    packed = convbench.plan(X.shape, W, semantics=str(semantics))
+    with pytest.raises(ProblemError, match=f"^x: .*{says}$"):
+        packed(x)
+    assert np.isfinite(packed(X)).all()
+
+
+def test_the_linear_convolution_passes_on_what_is_not_finite() -> None:
+    x = X.copy()
+    x[0, 0, 0, 0] = np.nan
+    assert np.isnan(convbench.conv2d(x, W, algorithm="direct_numpy")).any()
+
+
 def test_gradients_that_a_semantics_does_not_define() -> None:
     with pytest.raises(Unsupported, match="semantics xnor is defined for fwd, not for bwd_weights"):
         convbench.conv2d_backward_weights(X, np.ones((1, 4, 4, 4), np.float32), (3, 3), semantics="xnor")
