@@ -98,6 +98,11 @@ class Implementation:
         With `weights` (forward and backward data only) the filter is transformed here, and the returned
         callable is run(a, out). run() keeps no pointer to its arguments and may be given other arrays at each
         call; arrays are C-contiguous and 64-byte aligned and never overlap.
+
+        The callable may carry an attribute `pack` (`with_packing`): a callable with its arguments but `out` that does
+        of run() only what converts operands before they are multiplied (signs packed, scales found, numbers quantised,
+        strips filled), into the plan's workspace; run() relies on nothing that it leaves there. It is timed by itself
+        beside run(), which contains the same. Whoever has no such phase has no `pack`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement prepare(problem, context, weights)")
 
@@ -144,6 +149,12 @@ def bind_weights(run: Run, weights: Any, context: Context) -> Run:
     kept = context.empty(weights.shape, weights.dtype)
     kept[...] = weights
     return lambda a, out: run(a, kept, out)
+
+
+def with_packing(run: Run, pack: Run) -> Run:
+    """run, carrying `pack`: see Implementation.prepare."""
+    run.pack = pack  # type: ignore[attr-defined]
+    return run
 
 
 _implementations: dict[str, Implementation] = {}

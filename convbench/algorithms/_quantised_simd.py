@@ -12,7 +12,7 @@ from convbench.algorithms._quantised_simd_operands import Operand, Result, kind_
 from convbench.algorithms._quantised_simd_plan import ClassPlan, ProductPlan, product_plan
 from convbench.algorithms._simd import address_of
 from convbench.problem import Pass, Problem
-from convbench.registry import Context, Run
+from convbench.registry import Context, Run, with_packing
 from convbench.simd.driver import Runner, Task
 from convbench.simd.kernels import amx, part_sums, quantize, roundings
 from convbench.simd.kernels.part_sums import Scheme
@@ -29,7 +29,8 @@ def plan_of(problem: Problem, target: Target, threads: int) -> ProductPlan:
 
 
 def prepare_products(problem: Problem, context: Context, weights: Any, target: Target) -> Run:
-    """Forward and backward data: run(a, b, out), or run(a, out) where the filter is given now."""
+    """Forward and backward data: run(a, b, out), or run(a, out) where the filter is given now; `pack` of either is
+    all that comes before the products."""
     made = plan_of(problem, target, context.threads)
     a_operand, b_operand = (Operand(problem, which, context, target) for which in (0, 1))
     result = Result(problem, context)
@@ -41,20 +42,27 @@ def prepare_products(problem: Problem, context: Context, weights: Any, target: T
     g = made.geometry
     jobs = g.images * g.groups * len(made.chunks) * made.shares
 
-    def run_packed(a: np.ndarray, out: np.ndarray, kept: Any = kept) -> None:
+    def quantise_input(a: np.ndarray, kept: Any = kept) -> None:
         a_operand.measure(a)
         result.settle(a_operand, b_operand, panels.column_sums)
         fill_grid(g.images * made.height.size, source=a, blank_value=a_operand.zero + 128)
+
+    def run_packed(a: np.ndarray, out: np.ndarray) -> None:
+        quantise_input(a)
         products(jobs, out=out)
 
-    def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    def quantise(a: np.ndarray, b: np.ndarray) -> None:
         panels.fill(b)
-        run_packed(a, out)
+        quantise_input(a)
+
+    def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        quantise(a, b)
+        products(jobs, out=out)
 
     if weights is None:
-        return run
+        return with_packing(run, quantise)
     panels.fill(weights)
-    return run_packed
+    return with_packing(run_packed, quantise_input)
 
 
 def workspace(problem: Problem, target: Target) -> int:

@@ -19,7 +19,7 @@ from convbench.algorithms._quantised_simd import Step, kernel_table, part_count,
 from convbench.algorithms._quantised_simd_operands import Operand, Result, kind_of
 from convbench.algorithms._simd import address_of
 from convbench.problem import Problem
-from convbench.registry import Context, Run
+from convbench.registry import Context, Run, with_packing
 from convbench.simd.kernels import amx, part_sums, quantize
 from convbench.simd.kernels.part_sums import Scheme
 from convbench.simd.kernels.transpose import transpose
@@ -140,7 +140,7 @@ def plan_of(problem: Problem, target: Target, threads: int) -> WeightsPlan:
 
 
 def prepare_weights(problem: Problem, context: Context, target: Target) -> Run:
-    """run(x, dy, dw)."""
+    """run(x, dy, dw); its `pack` is all that comes before the products."""
     made, s = plan_of(problem, target, context.threads), problem.shape
     x_operand, dy_operand = (Operand(problem, which, context, target) for which in (0, 1))
     result = Result(problem, context)
@@ -174,16 +174,19 @@ def prepare_weights(problem: Problem, context: Context, target: Target) -> Run:
     multiply = Step(sums.sum_task, sums.SUM_NAMES, values, context)
     kept = (grid, columns, packed, x_phases, dy_phases, entries, more)
 
-    def run(x: np.ndarray, dy: np.ndarray, dw: np.ndarray, kept: Any = kept) -> None:
+    def quantise(x: np.ndarray, dy: np.ndarray, kept: Any = kept) -> None:
         x_operand.measure(x)
         dy_operand.measure(dy)
         result.settle(x_operand, dy_operand, none)
         fill_x(s.n * s.h, source=x)
         fill_dy(s.n * s.p, source=dy)
         turn(s.n * s.groups * made.panels)
+
+    def run(x: np.ndarray, dy: np.ndarray, dw: np.ndarray) -> None:
+        quantise(x, dy)
         multiply(made.blocks, out=dw)
 
-    return run
+    return with_packing(run, quantise)
 
 
 def workspace(problem: Problem, target: Target) -> int:

@@ -8,13 +8,12 @@ import numpy as np
 
 from convbench.algorithms._sign_tiles import TilePlan, tile_plan
 from convbench.algorithms._sign_tiles_tasks import MORE, filter_task
-from convbench.algorithms._signs_simd_run import common_values
-from convbench.algorithms._signs_simd_tasks import NAMES, OUT, TILE_ITEMS, A, W, tile_task
+from convbench.algorithms._signs_simd_run import common_values, run_of
+from convbench.algorithms._signs_simd_tasks import NAMES, TILE_ITEMS
 from convbench.algorithms._simd import address_of
 from convbench.errors import Unavailable
 from convbench.problem import Problem, Semantics
 from convbench.registry import Context, Run
-from convbench.simd.driver import Runner
 from convbench.simd.kernels import pack, sign_bytes, signs
 from convbench.simd.kernels.transpose import transpose
 from convbench.simd.target import Target
@@ -74,23 +73,10 @@ def prepare_tiles(problem: Problem, context: Context, weights: Any, target: Targ
     parameters = np.zeros(len(names), np.int64)
     for name, value in values.items():
         parameters[names.index(name)] = value
-    products, filters = (Runner(t, parameters, context.threads) for t in (tile_task, filter_task))
-    kept = (packed, alpha, scratch, rows, tables, order)
-
-    def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-        parameters[W] = address_of(b)
-        filters(s.groups * made.panels)
-        run_packed(a, out)
-
-    def run_packed(a: np.ndarray, out: np.ndarray, kept: Any = kept) -> None:
-        parameters[A], parameters[OUT] = address_of(a), address_of(out)
-        products(jobs)
-
-    if weights is None:
-        return run
-    parameters[W] = address_of(weights)
-    filters(s.groups * made.panels)
-    return run_packed
+    return run_of(
+        parameters, filter_task, s.groups * made.panels, jobs, context.threads, weights,
+        kept=(packed, alpha, scratch, rows, tables, order),
+    )  # fmt: skip
 
 
 def _tables(found: TilePlan) -> tuple[np.ndarray, dict[str, int]]:

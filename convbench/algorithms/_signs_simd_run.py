@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from convbench.algorithms._signs_simd import Plan, plan
-from convbench.algorithms._signs_simd_tasks import NAMES, OUT, TILE_ITEMS, A, W, filter_task, tile_task
+from convbench.algorithms._signs_simd_tasks import NAMES, OUT, PANELS, TILE_ITEMS, A, W, filter_task, tile_task
 from convbench.algorithms._simd import address_of
 from convbench.problem import Problem, Semantics
-from convbench.registry import Context, Run
-from convbench.simd.driver import Runner
+from convbench.registry import Context, Run, with_packing
+from convbench.simd.driver import Runner, Task
 from convbench.simd.kernels import carry_save, signs
 from convbench.simd.kernels.transpose import transpose
 from convbench.simd.target import Target
@@ -60,23 +60,49 @@ def prepare_signs(problem: Problem, context: Context, weights: Any, target: Targ
     parameters = np.zeros(len(NAMES), np.int64)
     for name, value in values.items():
         parameters[NAMES.index(name)] = value
-    products, filters = (Runner(t, parameters, context.threads) for t in (tile_task, filter_task))
-    kept = (packed, base, alpha, scratch, tables)
+    return run_of(
+        parameters, filter_task, s.groups * made.panels, jobs, context.threads, weights,
+        kept=(packed, base, alpha, scratch, tables),
+    )  # fmt: skip
+
+
+def run_of(
+    parameters: np.ndarray, filter_task: Task, panels: int, jobs: int, threads: int, weights: Any, kept: Any
+) -> Run:
+    """run(a, b, out), or run(a, out) where the filter is given now, from a table of parameters.
+
+    Its `pack` runs the tasks of the tiles on a table of its own, in which the filter has no panels: strips and means
+    are made, nothing is multiplied. By itself it finds a strip in the caches where the last task left it; in run()
+    panels and results come between.
+    """
+    products, filters = (Runner(t, parameters, threads) for t in (tile_task, filter_task))
+    without = parameters.copy()
+    without[PANELS] = 0
+    strips = Runner(tile_task, without, threads)
 
     def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         parameters[W] = address_of(b)
-        filters(s.groups * made.panels)
+        filters(panels)
         run_packed(a, out)
 
     def run_packed(a: np.ndarray, out: np.ndarray, kept: Any = kept) -> None:
         parameters[A], parameters[OUT] = address_of(a), address_of(out)
         products(jobs)
 
+    def pack(a: np.ndarray, b: np.ndarray) -> None:
+        parameters[W] = address_of(b)
+        filters(panels)
+        pack_input(a)
+
+    def pack_input(a: np.ndarray, kept: Any = kept) -> None:
+        without[A] = address_of(a)
+        strips(jobs)
+
     if weights is None:
-        return run
+        return with_packing(run, pack)
     parameters[W] = address_of(weights)
-    filters(s.groups * made.panels)
-    return run_packed
+    filters(panels)
+    return with_packing(run_packed, pack_input)
 
 
 def common_values(problem: Problem, made: Plan, threads: int) -> tuple[int, dict[str, int]]:

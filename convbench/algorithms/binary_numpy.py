@@ -11,7 +11,7 @@ import numpy as np
 
 from convbench.algorithms._window import taps
 from convbench.problem import Pass, Problem, Semantics
-from convbench.registry import Context, Implementation, Run, register
+from convbench.registry import Context, Implementation, Run, register, with_packing
 
 #: Bits of a word; channels are rounded up to whole words.
 WORD = 64
@@ -72,10 +72,13 @@ class PackedSums:
         """w (K, R, S, C/G)."""
         self._w.pack(w.reshape(-1, 1, self._shape.cg))
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """x (N, H, W, C) with the packed filter: sums (K/G, N, P, Q, G)."""
+    def pack_input(self, x: np.ndarray) -> None:
+        """x (N, H, W, C)."""
+        self._x.pack(x.reshape(-1, self._shape.groups, self._shape.cg))
+
+    def run(self) -> np.ndarray:
+        """The packed input with the packed filter: sums (K/G, N, P, Q, G)."""
         s = self._shape
-        self._x.pack(x.reshape(-1, s.groups, s.cg))
         x_words = self._x.words.reshape(s.n, s.h, s.w, s.groups, -1)
         w_words = self._w.words.reshape(s.groups, s.kg, s.r, s.s, -1)
         self._sums.fill(0)
@@ -119,30 +122,41 @@ class PackedNumpy(Implementation):
         sums = PackedSums(problem, context)
         alpha = context.empty(s.k if scaled else 0, np.float32)
 
-        def pack(w: np.ndarray) -> None:
+        def pack_filter(w: np.ndarray) -> None:
             sums.pack_filter(w.transpose(0, 2, 3, 1) if nchw else w)
             if scaled:
                 np.abs(w).reshape(s.k, -1).mean(axis=1, out=alpha)
 
+        def pack_input(a: np.ndarray) -> None:
+            x = a.transpose(0, 2, 3, 1) if nchw else a  # (N, H, W, C)
+            sums.pack_input(x)
+            if scaled:
+                window_means(problem, x)
+
+        def pack(a: np.ndarray, b: np.ndarray) -> None:
+            pack_filter(b)
+            pack_input(a)
+
         def run_packed(a: np.ndarray, out: np.ndarray) -> None:
             x = a.transpose(0, 2, 3, 1) if nchw else a  # (N, H, W, C)
+            sums.pack_input(x)
             if nchw:
                 y = out.reshape(s.n, s.groups, s.kg, s.p, s.q).transpose(0, 3, 4, 1, 2)
             else:
                 y = out.reshape(s.n, s.p, s.q, s.groups, s.kg)
-            y[...] = sums.run(x).transpose(1, 2, 3, 4, 0)  # (N, P, Q, G, K/G)
+            y[...] = sums.run().transpose(1, 2, 3, 4, 0)  # (N, P, Q, G, K/G)
             if scaled:
                 y *= alpha.reshape(s.groups, s.kg)
                 y *= window_means(problem, x)[..., None]
 
         def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-            pack(b)
+            pack_filter(b)
             run_packed(a, out)
 
         if weights is None:
-            return run
-        pack(weights)
-        return run_packed
+            return with_packing(run, pack)
+        pack_filter(weights)
+        return with_packing(run_packed, pack_input)
 
 
 def window_means(problem: Problem, x: np.ndarray) -> np.ndarray:

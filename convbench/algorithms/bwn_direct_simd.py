@@ -11,7 +11,7 @@ import numpy as np
 
 from convbench.algorithms._simd import SimdImplementation, address_of
 from convbench.problem import Pass, Problem, Semantics
-from convbench.registry import Context, Run, register
+from convbench.registry import Context, Run, register, with_packing
 
 
 @register
@@ -64,8 +64,11 @@ class BwnDirectSimd(SimdImplementation):
         binary = context.empty(problem.b_shape, np.float32)
         multiply = prepare_products(problem, context, None, target.host())
 
+        def pack(a: np.ndarray, b: np.ndarray) -> None:
+            binarise(address_of(b), address_of(binary))
+
         def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
             binarise(address_of(b), address_of(binary))
             multiply(a, binary, out)
 
-        return run
+        return with_packing(run, pack)

@@ -12,7 +12,7 @@ import numpy as np
 from convbench.algorithms._im2col import Im2col
 from convbench.algorithms._window import product_of
 from convbench.problem import Pass, Problem, Semantics
-from convbench.registry import Context, Implementation, Run, register
+from convbench.registry import Context, Implementation, Run, register, with_packing
 
 
 def binarise(w: np.ndarray, out: np.ndarray) -> None:
@@ -54,11 +54,14 @@ class BwnIm2colNumpy(Implementation):
         multiply = Im2col(problem, context, product_of(context), vectorised_depthwise=True).run()
         binary = context.empty(problem.b_shape, np.float32)
 
+        def pack(a: np.ndarray, b: np.ndarray) -> None:
+            binarise(b, binary)
+
         def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
             binarise(b, binary)
             multiply(a, binary, out)
 
         if weights is None:
-            return run
+            return with_packing(run, pack)
         binarise(weights, binary)
         return lambda a, out: multiply(a, binary, out)

@@ -16,7 +16,7 @@ from convbench.algorithms._im2col import Im2col
 from convbench.algorithms._window import product_of
 from convbench.formats import PASSES
 from convbench.problem import Problem, Semantics
-from convbench.registry import Context, Implementation, Run, register
+from convbench.registry import Context, Implementation, Run, register, with_packing
 
 
 class QuantisedIm2colNumpy(Implementation):
@@ -53,8 +53,15 @@ class QuantisedIm2colNumpy(Implementation):
         a64, b64, out64 = (context.empty(s, np.float64) for s in (wide.a_shape, wide.b_shape, wide.out_shape))
         product = Im2col(wide, context, product_of(context), vectorised_depthwise=True).run()
 
-        def run_packed(a: np.ndarray, out: np.ndarray) -> None:
+        def quantise_input(a: np.ndarray) -> None:
             ends.operand(0, a, a64)
+
+        def quantise(a: np.ndarray, b: np.ndarray) -> None:
+            ends.operand(1, b, b64)
+            quantise_input(a)
+
+        def run_packed(a: np.ndarray, out: np.ndarray) -> None:
+            quantise_input(a)
             product(a64, b64, out64)
             ends.finish(out64, out)
 
@@ -63,9 +70,9 @@ class QuantisedIm2colNumpy(Implementation):
             run_packed(a, out)
 
         if weights is None:
-            return run
+            return with_packing(run, quantise)
         ends.operand(1, weights, b64)
-        return run_packed
+        return with_packing(run_packed, quantise_input)
 
 
 def _wide(problem: Problem) -> Problem:

@@ -57,6 +57,14 @@ class Plan:
         """Bytes taken through the context so far."""
         return int(self.context.workspace_bytes)
 
+    @property
+    def pack(self) -> Callable[[Any, Any], None] | None:
+        """pack(a, b): what run(a, b, out) does to convert its operands, without the products; None: no such phase."""
+        pack = getattr(self.call, "pack", None)
+        if pack is None or self.weights == "raw":
+            return pack
+        return lambda a, b: pack(a)
+
     def run(self, a: Any, b: Any, out: Any) -> None:
         """One convolution; with packed weights `b` is ignored, because prepare() has it."""
         if self.weights == "packed":

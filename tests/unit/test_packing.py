@@ -1,0 +1,154 @@
+"""What rows of low precision do to operands before the products, run by itself: `pack` of what prepare() gives."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from convbench import catalog
+from convbench.algorithms import _quantised_simd, _quantised_simd_operands, _signs_simd_run
+from convbench.algorithms._signs_simd_tasks import NAMES, tile_task
+from convbench.devices.base import Plan, make_plan
+from convbench.devices.cpu import CpuContext
+from convbench.problem import ConvShape, Pass, Problem, Semantics
+from convbench.simd.driver import Runner, Task
+from convbench.verify.inputs import make_inputs, normal_recipe
+
+SHAPES = [
+    ConvShape.make(2, 36, 9, 11, 40, 3, 3, (2, 1), ((1, 0), (2, 1)), (1, 2), 2),
+    ConvShape.make(1, 17, 12, 13, 21, 3, 3, padding=1),
+]
+ROWS = [row for row in catalog.load(skip={}).implementations.values()
+        if row.device == "cpu" and row.semantics is not Semantics.LINEAR and row.unavailable() is None]  # fmt: skip
+SIGNS = [row for row in ROWS if row.name.endswith(("popcount_simd", "amx_simd"))]
+QUANTISED = [row for row in ROWS if row.name.endswith("direct_simd") and row.semantics is not Semantics.BINARY_WEIGHTS]
+
+
+def planned(row: Any, problem: Problem, weights: str, seed: int = 0) -> tuple[Plan, Any, Any]:
+    """A plan in one thread, and its operands."""
+    a, b = make_inputs(problem, normal_recipe(seed))
+    return make_plan(row, problem, CpuContext(), b if weights == "packed" else None), a, b
+
+
+def result_of(plan: Plan, a: Any, b: Any) -> np.ndarray:
+    out = np.full(plan.problem.out_shape, np.nan, np.float32)
+    plan.run(a, b, out)
+    return out
+
+
+def problems_of(row: Any) -> list[tuple[Problem, str]]:
+    """Every pass, layout and state of the weights that a row takes."""
+    found = [(Problem(shape, pass_, "float32", layout, row.semantics), weights) for weights in ("raw", "packed")
+             for shape in SHAPES for pass_ in row.passes for layout in row.layouts]  # fmt: skip
+    return [(problem, weights) for problem, weights in found if row.why_not(problem, weights) is None]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_run_relies_on_nothing_that_pack_leaves(row: Any) -> None:
+    for problem, weights in problems_of(row):
+        plan, a, b = planned(row, problem, weights)
+        want = result_of(plan, a, b)
+        if plan.pack is None:
+            assert row.semantics is Semantics.BINARY_WEIGHTS and weights == "packed"  # x stays as it is
+            continue
+        others = [3 * other for other in make_inputs(problem, normal_recipe(1))]
+        kept = [other.copy() for other in others]
+        plan.pack(*others)
+        assert all(np.array_equal(*pair) for pair in zip(others, kept, strict=True))
+        np.testing.assert_array_equal(result_of(plan, a, b), want)
+
+
+class Counting(Runner):
+    """Writes down which tasks run, and how many."""
+
+    log: ClassVar[list[tuple[str, int]]] = []
+
+    def __init__(self, work: Task, parameters: np.ndarray, threads: int) -> None:
+        super().__init__(work, parameters, threads)
+        self._name = work.function.__name__
+
+    def __call__(self, count: int) -> None:
+        self.log.append((self._name, count))
+        super().__call__(count)
+
+
+def logged(action: Callable[[], Any]) -> list[tuple[str, int]]:
+    Counting.log.clear()
+    action()
+    return list(Counting.log)
+
+
+@pytest.mark.parametrize("row", QUANTISED, ids=lambda row: row.name)
+def test_pack_of_quantised_rows_is_all_but_the_products(row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (_quantised_simd, _quantised_simd_operands):
+        monkeypatch.setattr(module, "Runner", Counting)
+    for problem, weights in problems_of(row):
+        plan, a, b = planned(row, problem, weights)
+        whole = logged(lambda: result_of(plan, a, b))  # noqa: B023 - called at once
+        assert logged(lambda: plan.pack(a, b)) == whole[:-1]  # noqa: B023
+        assert whole[-1][0] == ("sum_task" if problem.pass_ is Pass.BACKWARD_WEIGHTS else "product_task")
+
+
+class CountingKernels(Runner):
+    """Its tasks call kernels through functions that count the calls."""
+
+    arguments: ClassVar[dict[str, int]] = {"signs": 8, "product": 11}
+    calls: ClassVar[Counter[str]] = Counter()
+    wrapped: ClassVar[dict[int, Any]] = {}
+
+    def __init__(self, work: Task, parameters: np.ndarray, threads: int) -> None:
+        super().__init__(work, parameters, threads)
+        for name, count in self.arguments.items():
+            address = int(parameters[NAMES.index(name)])
+            if work is tile_task and address not in self.wrapped:  # a copied table may hold what counts already
+                parameters[NAMES.index(name)] = self._counting(name, count, address)
+
+    def _counting(self, name: str, count: int, address: int) -> int:
+        kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)
+        kernel = kind(address)
+
+        def counted(*values: int) -> None:
+            self.calls[name] += 1
+            kernel(*values)
+
+        wrapped = kind(counted)
+        place = int(ctypes.cast(wrapped, ctypes.c_void_p).value or 0)
+        self.wrapped[place] = wrapped
+        return place
+
+
+@pytest.mark.parametrize("row", SIGNS, ids=lambda row: row.name)
+def test_pack_of_sign_rows_fills_every_strip_and_multiplies_nothing(row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_signs_simd_run, "Runner", CountingKernels)
+    for problem, weights in problems_of(row):
+        plan, a, b = planned(row, problem, weights)
+        counts = []
+        for action in (lambda: result_of(plan, a, b), lambda: plan.pack(a, b)):  # noqa: B023 - called at once
+            CountingKernels.calls.clear()
+            action()
+            counts.append(dict(CountingKernels.calls))
+        whole, packing = counts
+        assert whole["product"] > 0 and whole["signs"] > 0
+        assert packing == {"signs": whole["signs"]}
+
+
+@pytest.mark.parametrize("row", SIGNS, ids=lambda row: row.name)
+def test_pack_in_two_threads(row: Any) -> None:
+    problem = Problem(SHAPES[0], Pass.FORWARD, "float32", "nhwc", row.semantics)
+    a, b = make_inputs(problem, normal_recipe(0))
+    want = result_of(make_plan(row, problem, CpuContext(1)), a, b)
+    plan = make_plan(row, problem, CpuContext(2))
+    assert plan.pack is not None
+    plan.pack(3 * a, 3 * b)
+    np.testing.assert_array_equal(result_of(plan, a, b), want)
+
+
+def test_rows_of_plain_floats_have_none() -> None:
+    row = catalog.load(skip={}).implementations["im2col_numpy"]
+    problem = Problem(SHAPES[1], Pass.FORWARD, "float32", "nhwc")
+    assert planned(row, problem, "raw")[0].pack is None and planned(row, problem, "packed")[0].pack is None
