@@ -15,7 +15,7 @@ from convbench.problem import Problem, Semantics
 from convbench.registry import Context
 from convbench.simd.compiler import Kernel
 from convbench.simd.driver import Runner
-from convbench.simd.kernels import quantize
+from convbench.simd.kernels import quantize, roundings
 from convbench.simd.target import Target
 
 #: Floats of one task of a reduction.
@@ -126,10 +126,11 @@ class Result:
             problem.semantics, "nearest"
         )
         channels = problem.shape.k if self.how == "scaled" else 1
-        self.constants, self.offsets = context.empty(6, np.int64), context.empty(channels, np.int32)
+        self.constants = context.empty(len(roundings.CONSTANTS), np.int64)
+        self.filter_sums = context.empty(channels, np.int32)
         self.scales = context.empty(channels, np.float32)
         key = quantize.rounding_key(formats.ROUNDING_SEEDS[2])
-        self.constants[3:] = key, address_of(self.offsets), address_of(self.scales)
+        self.constants[3:6] = key, address_of(self.filter_sums), address_of(self.scales)
         fraction = formats.fixed_result_fraction(problem.accumulation_length)
         self._set(fraction - 2 * formats.FIXED_FRACTION, -fraction, formats.FIXED_BITS)
 
@@ -141,7 +142,8 @@ class Result:
         p = self._problem
         if p.semantics is Semantics.INT8:
             np.multiply(b.scales, a.scale, out=self.scales)
-            np.multiply(column_sums, np.int32(a.zero + 128), out=self.offsets)
+            self.filter_sums[:] = column_sums
+            self.constants[6:].view(np.float64)[:] = a.zero + 128
         elif p.semantics is Semantics.DYNAMIC_FIXED:
             bits = formats.dynamic_bits(p.pass_)
             step = formats.dynamic_result_exponent(a.dynamic, b.dynamic, p.accumulation_length) - bits + 1

@@ -124,16 +124,17 @@ def test_sums_of_extremes_that_cancel_are_exact(semantics):
             assert off.max() <= (semantics is Semantics.FIXED16_STOCHASTIC), (name, got.ravel()[:4], want)
 
 
+@pytest.mark.parametrize(("channels", "sign_x"), [(1040, 1), (8000, -1)])
 @pytest.mark.parametrize("name", PAIRS[Semantics.INT8])
-def test_int8_at_its_ends_is_rounded_once(name):
-    """All of x at 255 steps above the zero point and all weights at 127: sums far beyond 24 bits."""
-    problem = Problem(ConvShape.make(1, 1040, 5, 4, 17, 3, 3), semantics=Semantics.INT8)
-    a, b = np.full(problem.a_shape, 3.7, np.float32), np.full(problem.b_shape, 0.3, np.float32)
+def test_int8_at_its_ends_is_rounded_once(name, channels, sign_x):
+    """All of x 255 steps above or below the zero point, all weights at 127: sums far beyond 24 bits, and 32."""
+    problem = Problem(ConvShape.make(1, channels, 5, 4, 17, 3, 3), semantics=Semantics.INT8)
+    a, b = np.full(problem.a_shape, sign_x * 3.7, np.float32), np.full(problem.b_shape, 0.3, np.float32)
     b[1] *= -2
     scale = np.float32(3.7) / np.float32(255)
-    for k, sign in ((0, 1), (1, -1)):
+    for k, sign in ((0, sign_x), (1, -sign_x)):
         product = scale * (np.abs(b[k]).max() / np.float32(127))  # rounded to float32
-        exact = Fraction(float(product)) * sign * 255 * 127 * 9360
+        exact = Fraction(float(product)) * sign * 255 * 127 * 9 * channels
         got = Fraction(float(computed(name, problem, a, b)[0, k, 0, 0]))
         assert abs(got - exact) <= abs(exact) * Fraction(1, 2**24)
 

@@ -126,10 +126,12 @@ def test_results_of_blocks(kind, unit, held):
         keep(address(sums), address(source), 1)
         whole = 2 * whole
         np.testing.assert_array_equal(source, whole)
-    offsets, scales = rng.integers(-999, 999, 64, np.int32), rng.random(64, np.float32) + np.float32(0.1)
+    filter_sums, scales = rng.integers(-999, 999, 64, np.int32), rng.random(64, np.float32) + np.float32(0.1)
+    zero = 2.0**31  # times any of them but 0 leaves 32 bits
     for how in ways:
         doubles = np.array([2.0**-13, 2.0**-6, 2.0**15]).view(np.int64)
-        table = np.array([*doubles, quantize.rounding_key(3), address(offsets), address(scales)], np.int64)
+        words = [quantize.rounding_key(3), address(filter_sums), address(scales), np.float64(zero).view(np.int64)]
+        table = np.array([*doubles, *words], np.int64)
         columns, q, count, wrap, first = width - 1, 2, 3, 5, 7
         lines = 1 + (q + rows) // wrap
         out = np.full((lines, wrap, width + 1), 77, np.float32)
@@ -143,7 +145,7 @@ def test_results_of_blocks(kind, unit, held):
             p, place = divmod(q + i, wrap)
             if place < count:
                 at = index[p, place, :columns] % 2**32
-                want[p, place, :columns] = rounded(how, whole[i, :columns], at, offsets, scales, first)
+                want[p, place, :columns] = rounded(how, whole[i, :columns], at, zero * filter_sums, scales, first)
         np.testing.assert_array_equal(out, want)
 
 

@@ -3,7 +3,7 @@
 A sum of products of 16-bit numbers is below 2^53 for up to 2^23 of them, so float64 holds it, and every power of two
 times it, exactly. What becomes of it (`formats.py`):
 
-scaled       INT8: (sum - offset of the channel) times the channel's scale, rounded to float32
+scaled       INT8: (sum - zero point times the channel's filter sum) times the channel's scale, rounded to float32
 nearest      clip(rint(sum 2^lift)) 2^step
 stochastic   the same, rounded up where the 24 bits drawn at the result's index say so
 """
@@ -22,9 +22,10 @@ from convbench.simd.target import Target
 
 F64 = ir.DoubleType()
 HOW = ("scaled", "nearest", "stochastic")
-#: Items of the table of constants: float64 powers of two, 2^(bits - 1), the rounding key, and the addresses of one
-#: int32 (offsets) and one float32 (scales) for each channel of the result.
-CONSTANTS = ("lift", "step", "limit", "key", "offsets", "scales")
+#: Items of the table of constants: float64 powers of two, 2^(bits - 1), the rounding key, the addresses of one int32
+#: (filter_sums) and one float32 (scales) for each channel of the result, and what filter sums are multiplied by before
+#: they are subtracted, in float64 because the product leaves 32 bits where a sum does.
+CONSTANTS = ("lift", "step", "limit", "key", "filter_sums", "scales", "zero")
 
 #: held (float64 [row][column]) = or += the block's sums; accumulate: 0 or 1.
 KEEP = ("sums", "held", "accumulate")
@@ -142,7 +143,8 @@ class _End:
         self.e, self.how, self._table = e, how, e.pointer(constants, I64)
         self._doubles = ir.VectorType(F64, e.lanes)
         if how == "scaled":
-            self._offsets = self._of_channels("offsets", first, vector, mask, I32)
+            filter_sums = e.b.sitofp(self._of_channels("filter_sums", first, vector, mask, I32), self._doubles)
+            self._offsets = e.b.fmul(filter_sums, self._double("zero"))
             self._scales = e.b.fpext(self._of_channels("scales", first, vector, mask, F32), self._doubles)
             return
         self._lift, self._step, self._limit = (self._double(name) for name in ("lift", "step", "limit"))
@@ -153,7 +155,7 @@ class _End:
         """float32 results of float64 sums, at logical indices."""
         e = self.e
         if self.how == "scaled":
-            exact = e.b.fsub(total, e.b.sitofp(self._offsets, self._doubles))
+            exact = e.b.fsub(total, self._offsets)
             return e.b.fptrunc(e.b.fmul(exact, self._scales), e.vector)
         lifted = e.b.fmul(total, self._lift)
         if self.how == "nearest":
