@@ -3,7 +3,7 @@
 Schema history
   1  2026-11  first: case, status, reason, samples, setup, memory, error, operations, environment, repeat command.
   2  2026-11  GPUs: device, launches; samples carry host_ns, sm_mhz and reasons (empty lists on a CPU).
-  3  2026-11  semantics beside the linear one: error.exact_ulp; options.inputs may be other than normal.
+  3  2026-11  semantics beside the linear one: error.exact_ulp; options.inputs may be other than normal; packing_ns.
 
 Every earlier schema still reads (tests/golden), as a record of this one; an unknown newer one is RecordsError. A file
 whose last line was cut by a kill reads up to that line.
@@ -61,7 +61,9 @@ class Errors:
 class Record:
     """What became of one case. `reason` is a sentence whenever status is not ok.
 
-    launches: kernels and library calls that one run enqueues on a GPU; None where that is not known.
+    launches: kernels and library calls that one run enqueues on a GPU; None where that is not known. packing_ns: one
+    call's conversion of operands (signs packed, numbers quantised), timed by itself; the samples contain it. None where
+    the row has no such phase, or it was not timed.
     """
 
     case: Case
@@ -70,6 +72,7 @@ class Record:
     flags: list[str] = field(default_factory=list)
     samples: Samples = field(default_factory=Samples)
     loops: int = 1
+    packing_ns: float | None = None
     setup_ns: int | None = None
     workspace_bytes: int | None = None
     workspace_estimate_bytes: int | None = None

@@ -221,6 +221,8 @@ def metrics(record: Record, peak_gflops: float | None = None) -> dict[str, Metri
     values |= dict.fromkeys(("gflops_direct", "gflops_executed", "pct_peak_executed", "gbps_min", "time_host_s_median"))
     values |= {
         "n_samples": len(record.samples.ns),
+        "packing_s": None if record.packing_ns is None else record.packing_ns / 1e9,
+        "pct_packing": None,
         "setup_s": None if record.setup_ns is None else record.setup_ns / 1e9,
         "workspace_bytes": record.workspace_bytes,
         "peak_bytes": record.peak_bytes,
@@ -242,6 +244,7 @@ def metrics(record: Record, peak_gflops: float | None = None) -> dict[str, Metri
         "time_s_mad": mad(ns) / 1e9,
         "gflops_direct": problem.direct_flops / time.value,  # flop / ns = Gflop / s
         "gbps_min": problem.min_bytes / time.value,
+        "pct_packing": None if record.packing_ns is None else 100 * record.packing_ns / time.value,
     }
     host = [value for value in record.samples.host_ns if value is not None]
     if host:

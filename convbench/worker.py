@@ -31,6 +31,7 @@ GPU_WARM_S = 1.0  # for all subjects together: clocks rise with the first of the
 EXIT_GPU_LOST = 71  # a kernel broke the process' hold on the GPU: nothing more can run in it
 GPU_CACHE_SHARE = 0.25  # of the GPU's memory: inputs and oracle results that are kept
 PEAK_REPEATS = 4
+POOL_PAUSE_S = 0.04  # in which another library's threads go to rest
 LEAST_PART = 0.5  # of the time for sampling that stays when plans had to be prepared again
 
 
@@ -251,7 +252,7 @@ class Worker:
             baseline,
             max(deadline_ns, clock.now_ns() + int(LEAST_PART * seconds * 1e9)),  # preparing again took its part
             mode,
-            0.04 if self.threads > 1 else 0.0,
+            POOL_PAUSE_S if self.threads > 1 else 0.0,
             warm_s,
             seed=seed + first_block,
             first_block=first_block,
@@ -268,16 +269,37 @@ class Worker:
         )
         before = self._operand_sums()
         sampled = sampler.run()
+        packing = {} if self.on_gpu else {subject.name: self._packing(subject.name, mode, clock) for subject in sampled}
         self.pinning.release()
         spoiled = self._operand_sums() != before
         for subject in sampled:
-            self._finish(subject, spoiled, energy_s)
+            self._finish(subject, spoiled, energy_s, packing.get(subject.name, {}))
         self.emit({"ev": "sampled"})
 
     def _about_to_run(self, name: str) -> None:
         """The parent is told whose turn it is, and each thread has its core."""
         self.emit({"ev": "at", "implementation": name})
         self.pinning.hold()
+
+    def _packing(self, name: str, mode: str, clock: Any) -> dict[str, Any]:
+        """Time of a row's `pack` on the operands of its samples, for its `done` event; a note where that raised.
+
+        The check after timing follows, so a pack that leaves something behind for run() is a wrong result.
+        """
+        from convbench.measure.packing import packing_ns
+
+        ready = self.prepared[name]
+        pack = ready.plan.pack
+        if pack is None:
+            return {}
+        call = functools.partial(pack, *ready.verifier.operands()[:2])
+        if self.threads > 1:
+            clock.pause(POOL_PAUSE_S)
+        try:
+            return {"packing_ns": packing_ns(name, call, clock, mode, self._about_to_run)}
+        except Exception as error:  # noqa: BLE001 - costs this one number, and is told
+            traceback.print_exc()
+            return {"notes": {"packing": f"not timed by itself: {sentence_of(error)}"}}
 
     def _operand_sums(self) -> list[int]:
         """Checksums of the operands that all subjects of a problem share while they are timed."""
@@ -339,14 +361,15 @@ class Worker:
             event["reading"], timer.reading = timer.reading, {}
         self.emit(event)
 
-    def _finish(self, subject: Any, spoiled: bool, energy_s: float) -> None:
+    def _finish(self, subject: Any, spoiled: bool, energy_s: float, packing: dict[str, Any]) -> None:
         """After timing: the same plan must still be right, on inputs that it has not seen. energy_s: what may go
-        into reading a GPU's energy counter."""
+        into reading a GPU's energy counter. packing: what `_packing` found."""
         self.emit({"ev": "at", "implementation": subject.name})
         ready = self.prepared[subject.name]
         verdict = ready.verifier.recheck(ready.plan)
         reason = "somebody in its group changed the operands while they were timed" if spoiled else verdict.reason
         done = {"ev": "done", "implementation": subject.name, "ok": verdict.ok and not spoiled, "reason": reason}
+        done |= packing
         timer = self.timers.pop(subject.name, None)
         if timer is not None:
             done |= {"energy_j": timer.energy_j(energy_s) if energy_s else "unavailable", "notes": timer.notes}

@@ -38,6 +38,8 @@ ROW_COLUMNS = [
     ("Arithmetic", "arithmetic", "text"),
     ("Status", "status", "status"),
     ("Time, ms", "time_s_median", "time"),
+    ("Packing, ms", "packing_s", "ms"),
+    ("Packing, %", "pct_packing", "number"),
     ("Speed-up", "speedup", "speedup"),
     ("Effective GFLOP/s", "gflops_direct", "number"),
     ("Executed GFLOP/s", "gflops_executed", "number"),
@@ -48,6 +50,7 @@ ROW_COLUMNS = [
     ("Setup, ms", "setup_s", "ms"),
 ]
 _VARYING = ("dtype", "layout", "batch", "weights", "threads", "mode", "semantics", "inputs", "arithmetic")
+_SOMETIMES = ("error_exact_ulp", "packing_s", "pct_packing")  # shown where a row has them
 
 
 def render_html(analysis: Analysis, tables: list[Table], drawings: list[Drawing], across: list[Drawing]) -> str:
@@ -280,9 +283,8 @@ def _row_data(analysis: Analysis, tables: list[Table]) -> dict[str, Any]:
     """What the script builds the big table from: columns shown, and every column of every row for the details."""
     table = next(t for t in tables if t.name == "problems")
     varying = set(_varying(analysis)) | ({"arithmetic"} if len(analysis.arithmetics) > 1 else set())
-    if any(row.record.error.exact_ulp is not None for row in analysis.rows):
-        varying.add("error_exact_ulp")
-    shown = [c for c in ROW_COLUMNS if c[1] not in (*_VARYING, "error_exact_ulp") or c[1] in varying]
+    known = {key for row in table.rows for key in _SOMETIMES if row[key] is not None}
+    shown = [c for c in ROW_COLUMNS if c[1] not in (*_VARYING, *_SOMETIMES) or c[1] in varying | known]
     return {
         "columns": [{"title": title, "key": key, "kind": kind, "hint": COLUMNS[key]} for title, key, kind in shown],
         "keys": table.columns,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from convbench.report.model import Analysis, Precision, Setting
+from convbench.report.model import Analysis, Precision, Row, Setting, number
 from convbench.report.precision import XNOR_BASELINES
 from convbench.report.precision_figures import frames_beyond
+from convbench.report.precision_tables import PACKING
 from convbench.report.tables import show_bytes, show_number
 
 
@@ -51,6 +52,14 @@ def _networks(precision: Precision, varying: list[str]) -> list[dict[str, Any]]:
     ]
 
 
+def _packing(row: Row) -> tuple[float, str, str] | None:
+    """(seconds, as milliseconds, share of the time) of converting the operands, timed by itself."""
+    seconds, share = (row.metrics[key] for key in PACKING)
+    if seconds is None:
+        return None
+    return number(seconds), show_number(number(seconds) * 1e3), f"{number(share):.0f} %"
+
+
 def _xnor(precision: Precision, varying: list[str]) -> list[dict[str, Any]]:
     rows = []
     for line in precision.xnor:
@@ -64,7 +73,8 @@ def _xnor(precision: Precision, varying: list[str]) -> list[dict[str, Any]]:
                 "shape": f"{shape.cg} channels, {shape.r}x{shape.s}",
                 "products": shape.cg * shape.r * shape.s,
                 "ms": show_number(line.row.time.value * 1e3),
-                "packing": None if line.packing_s is None else show_number(line.packing_s * 1e3),
+                "packing": _packing(line.row),
+                "filter_packing": None if line.packing_s is None else show_number(line.packing_s * 1e3),
                 "against": [line.against.get(name) for name in XNOR_BASELINES],
             }
         )

@@ -9,6 +9,8 @@ from convbench.report.precision import XNOR_BASELINES
 
 Cells = dict[str, Any]
 
+#: The time of converting operands, alone and as a share.
+PACKING = ("packing_s", "pct_packing")
 #: Columns of these tables that no other has: what they mean.
 PRECISION_COLUMNS = {
     "format": "the semantics, or of the linear one the element type: 'int8' is float32 operands rounded to 8 bits with "
@@ -86,6 +88,7 @@ def _point(point: FormatPoint) -> Cells:
         "arithmetic": row.arithmetic,
         "vendor": row.record.vendor,
         "time_s_median": row.time.value,
+        **{key: row.metrics[key] for key in PACKING},
         "float32_vendor": point.reference.algorithm if point.reference else None,
         **interval_dict("speedup_float32_vendor", point.speedup),
         "weights_packing_s": point.packing_s,
@@ -130,6 +133,7 @@ def _xnor(line: XnorLine) -> Cells:
         **_shared(row.setting.over_formats),
         "algorithm": row.algorithm,
         "time_s_median": row.time.value,
+        **{key: row.metrics[key] for key in PACKING},
         "weights_packing_s": line.packing_s,
         "theory_speedup": line.theory,
     }

@@ -15,7 +15,7 @@ from typing import Any
 
 from convbench.problem import Pass
 from convbench.report.model import Analysis, Row, Setting, interval_dict
-from convbench.report.precision_tables import PRECISION_COLUMNS, precision_cells
+from convbench.report.precision_tables import PACKING, PRECISION_COLUMNS, precision_cells
 from convbench.report.summary import best_dict, score_dict, total_dict, vendor_score_dict
 
 Cells = dict[str, Any]
@@ -41,13 +41,19 @@ COLUMNS = {
     "vendor": "whether a vendor's library did the work",
     "status": "ok, unsupported, unavailable, wrong, failed, timed_out or not_reached; only ok has a time",
     "reason": "one sentence on why there is no time",
-    "flags": "noisy: the wanted interval was not reached in time; throttled: the clock was held down",
+    "flags": "noisy: the wanted interval was not reached in time; throttled: the clock was held down; no_packing_time: "
+    "its packing raised an error when it was timed by itself",
     "time_s_median": "median seconds of one call, all samples, nothing trimmed",
     "time_s_ci_lo": "lower end of the 95 % interval of the median",
     "time_s_ci_hi": "upper end of the 95 % interval of the median",
     "time_s_min": "fastest sample, seconds of one call (secondary)",
     "time_s_mad": "median absolute deviation of the samples, seconds",
     "n_samples": "samples taken, one a block",
+    "packing_s": "seconds in which one call converts its operands before they are multiplied (signs packed, scales "
+    "found, numbers quantised; the filter's too where weights are raw): part of the time, timed once more by itself, "
+    "where no products share the caches with it; empty where there is no such phase",
+    "pct_packing": "packing_s in percent of the median time; what remains may be more or less than the products take, "
+    "and small problems may pass 100",
     "baseline": "the implementation that speed-ups are given against",
     "speedup": "time of the baseline over time of this row, median over shared blocks; above 1 is faster",
     "speedup_ci_lo": "lower end of its 95 % interval (moving-block bootstrap over shared blocks)",
@@ -178,7 +184,7 @@ def all_tables(analysis: Analysis) -> list[Table]:
 def row_cells(row: Row, baseline: str | None) -> Cells:
     """One row of the per-problem table."""
     record, m = row.record, row.metrics
-    before = ("time_s_median", "time_s_ci_lo", "time_s_ci_hi", "time_s_min", "time_s_mad", "n_samples")
+    before = ("time_s_median", "time_s_ci_lo", "time_s_ci_hi", "time_s_min", "time_s_mad", "n_samples", *PACKING)
     after = ("gflops_direct", "gflops_executed", "pct_peak_executed", "gbps_min", "workspace_bytes")
     error = ("error_rel_l2", "error_max_abs", "error_max_ulp", "error_bound_ratio", "setup_s", "energy_j")
     return {

@@ -51,6 +51,7 @@ class Progress:
     predicted_ns: float | None = None
     started_utc: str = ""
     energy_j: float | str = "unavailable"
+    packing_ns: float | None = None
 
     def end(self, status: str, reason: str) -> None:
         """A final status with its sentence; the first one stands."""
@@ -364,6 +365,7 @@ class ProblemRun:
         elif event["ev"] == "done":
             progress.done = True
             progress.energy_j = event.get("energy_j", "unavailable")
+            progress.packing_ns = event.get("packing_ns")
             progress.facts.setdefault("notes", {}).update(event.get("notes", {}))
             if not event["ok"]:
                 progress.end("wrong", f"after timing: {event['reason']}")
@@ -383,11 +385,13 @@ class ProblemRun:
         return width > policy.ci_target or len(samples.ns) < policy.min_blocks
 
     def _flags(self, progress: Progress) -> list[str]:
-        """What to know about a time: its interval is wide, the GPU was held back, its launches are not hidden."""
+        """What to know about a time: its interval is wide, the GPU was held back, its launches are not hidden, the
+        packing in it could not be timed by itself."""
         checks = (
             ("noisy", self._is_noisy(progress)),
             ("throttled", is_throttled(progress.samples)),
             ("no_graph", "graph" in progress.facts.get("notes", {})),
+            ("no_packing_time", "packing" in progress.facts.get("notes", {})),
         )
         return [name for name, holds in checks if holds]
 
@@ -402,6 +406,7 @@ class ProblemRun:
             flags=self._flags(progress) if ok else [],
             samples=progress.samples if ok else Samples(),
             loops=progress.loops,
+            packing_ns=progress.packing_ns if ok else None,
             setup_ns=facts.get("setup_ns"),
             workspace_bytes=facts.get("workspace_bytes"),
             workspace_estimate_bytes=facts.get("workspace_estimate_bytes"),
