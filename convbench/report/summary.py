@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from convbench.problem import ConvShape
+from convbench.formats import ARITHMETIC
+from convbench.problem import ConvShape, Semantics
 from convbench.records import Record
 from convbench.report.model import (
     ALL_BATCHES,
@@ -36,10 +37,12 @@ SUMMARY_SCHEMA = 1
 
 def analyse(environment: dict[str, Any], records: Sequence[Record]) -> Analysis:
     """Rows, winners, geometric means and totals of one run. No record is left out."""
-    rows = [
-        Row(r, _arithmetic(r), metrics(r, peak_gflops(environment, r.case.options.threads, _multiplied_in(r))))
-        for r in records
-    ]
+    known = {_row_and_format(r): r.arithmetic for r in records if r.arithmetic}
+    rows = []
+    for record in records:
+        arithmetic = _arithmetic(record, known)
+        peak = peak_gflops(environment, record.case.options.threads, _multiplied_in(arithmetic))
+        rows.append(Row(record, arithmetic, metrics(record, peak)))
     baseline, note = choose_baseline(environment, rows)
     _add_speedups(rows, baseline)
     analysis = Analysis(environment, rows, baseline, note)
@@ -158,13 +161,21 @@ def total_dict(total: Total) -> dict[str, Any]:
     }
 
 
-def _arithmetic(record: Record) -> str:
-    return record.case.problem.native_arithmetic if record.arithmetic in ("", "native") else record.arithmetic
+def _row_and_format(record: Record) -> tuple[str, str, Semantics]:
+    problem = record.case.problem
+    return record.case.implementation, problem.dtype, problem.semantics
 
 
-def _multiplied_in(record: Record) -> str:
+def _arithmetic(record: Record, known: dict[tuple[str, str, Semantics], str]) -> str:
+    """A case that was not run does not say: it is what the row multiplied in elsewhere, else what is usual."""
+    problem = record.case.problem
+    said = record.arithmetic or known.get(_row_and_format(record)) or ARITHMETIC.get(problem.semantics, "native")
+    return problem.native_arithmetic if said == "native" else said
+
+
+def _multiplied_in(arithmetic: str) -> str:
     """The type whose peak a row is compared with: "tf32" for "3xtf32", "float16" for "float16-acc32"."""
-    return _arithmetic(record).split("-")[0].removeprefix("3x")
+    return arithmetic.split("-")[0].removeprefix("3x")
 
 
 def _add_speedups(rows: Sequence[Row], baseline: str | None) -> None:
@@ -242,6 +253,7 @@ def _scores(analysis: Analysis) -> list[Score]:
             winners[setting, best.winner, best.competed_in] += 1
             ties.update((setting, name, best.competed_in) for name in best.tied)
     scores = []
+    several = len({(row.problem.dtype, row.problem.semantics) for row in analysis.rows}) > 1
     for setting, rows in _groups(analysis).items():
         by_algorithm: dict[tuple[str, str], list[Row]] = {}
         for row in rows:
@@ -250,6 +262,8 @@ def _scores(analysis: Analysis) -> list[Score]:
             _score(setting, name, arithmetic, mine, winners, ties)
             for (name, arithmetic), mine in by_algorithm.items()
         ]
+        if several:  # a suite names its rows once: those that do not take this format have no line in it
+            of_setting = [score for score in of_setting if score.n_supported] or of_setting
         scores += sorted(of_setting, key=lambda s: (-(s.geomean.value if s.geomean else 0.0), s.algorithm))
     return scores
 

@@ -265,6 +265,31 @@ def test_arithmetics_compete_where_the_result_is_exact() -> None:
     assert len(analyse(environment(), [weights, halves]).best) == 2  # a sum that is rounded depends on it
 
 
+def test_rows_that_do_not_take_a_format_have_no_line_among_its_scores() -> None:
+    def not_run(like: Record, name: str, status: str) -> Record:
+        case, samples = replace(like.case, implementation=name), replace(like.samples, ns=[])
+        return replace(like, case=case, status=status, samples=samples, arithmetic="")
+
+    float32, half = format_record(SHAPE, "onednn", "a"), format_record(SHAPE, "direct_fp16_simd", "a")
+    alone = analyse(environment(), [float32, not_run(float32, "direct_fp16_simd", "unsupported")])
+    assert {s.algorithm for s in alone.scores} == {"onednn", "direct_fp16_simd"}
+    refused = [not_run(float32, "direct_fp16_simd", "unsupported"), not_run(half, "onednn", "unsupported")]
+    both = analyse(environment(), [float32, half, *refused])
+    lines = [(s.setting.dtype, s.algorithm) for s in both.scores]
+    assert lines == [("float32", "onednn"), ("float16", "direct_fp16_simd")]
+
+
+def test_a_case_that_was_not_run_belongs_to_what_its_row_multiplies_in() -> None:
+    layers = [(SHAPE, "a"), (ConvShape.make(1, 32, 28, 28, 64, 3, 3, padding=1), "b")]
+    ran, left = (format_record(shape, "direct_fp16_simd", label) for shape, label in layers)
+    left = replace(left, status="not_reached", arithmetic="", samples=replace(left.samples, ns=[]))
+    (score,) = analyse(environment(), [ran, left]).scores
+    assert (score.arithmetic, score.n_ok, score.n_total) == ("float16-acc32", 1, 2)
+    never = format_record(SHAPE, "xnor_simd", "a")
+    (row,) = analyse(environment(), [replace(never, status="not_reached", arithmetic="")]).rows
+    assert row.arithmetic == "binary"
+
+
 def test_both_errors_stand_in_the_table_of_every_row(analysis: Analysis) -> None:
     table = next(table for table in all_tables(analysis) if table.name == "problems")
     for row in table.rows:
