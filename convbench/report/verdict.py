@@ -206,7 +206,8 @@ def _arithmetic(analysis: Analysis) -> str:
         return f"Every timed row multiplies in {kinds[0]}." if kinds else ""
     return (
         f"The rows multiply in {', '.join(kinds)}: the column arithmetic says which, and two arithmetics never "
-        "compete for the best of a problem; a speed-up across them is no like-for-like comparison."
+        "compete for the best of a problem, unless its result depends on neither; a speed-up across them is no "
+        "like-for-like comparison."
     )
 
 
