@@ -180,7 +180,8 @@ def _across_formats(precision: dict[str, Any] | None) -> list[str]:
     body = []
     for p in precision["networks"]:
         speedup, error = p["speedup_float32_vendor"], p["error_rel_l2"]
-        where = f"{p['network']}, {p['pass']}, {p['weights']}, {p['threads']} thread(s), batch {p['batch']}"
+        network = f"{p['network']} ({p['n_layers']})"
+        where = f"{network}, {p['pass']}, {p['weights']}, {p['threads']} thread(s), batch {p['batch']}"
         body.append(
             [
                 where if p["inputs"] == "normal" else f"{where}, {p['inputs']} inputs",
@@ -191,7 +192,7 @@ def _across_formats(precision: dict[str, Any] | None) -> list[str]:
                 "-" if error is None else f"{error:.1e}",
             ]
         )
-    head = ["all layers of", "format", "algorithm", "ms", "over float32 vendor", "relative L2 error"]
+    head = ["layers of (how many)", "format", "algorithm", "ms", "over float32 vendor", "relative L2 error"]
     return ["", "across formats: times of another function wherever the format is not float32", table(head, body)]
 
 

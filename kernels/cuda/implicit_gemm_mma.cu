@@ -17,10 +17,11 @@
 //       by FADD.
 //
 // A block computes BLOCK_M x BLOCK_N results, a warp WARP_M x WARP_N. Tiles are rows of 128 bytes, eight chunks of 16:
-// 1024 bits, 128 bytes, 64 halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles in flight, zeros for
-// what is outside the image or beyond the sum. A thread copies one chunk column; its (r, s, c) is counted on, and which
-// of its rows are inside the image is found out once a tap. A fragment (ldmatrix) is read one step ahead of its
-// products. Registers are for sums and fragments: what is needed once a tap or after the sum waits in shared memory.
+// 1024 bits, 128 bytes, 64 halves or 32 floats of the sum, so all arithmetics share the copies: cp.async, STAGES tiles
+// in flight, zeros for what is outside the image or beyond the sum. A thread copies one chunk column; its (r, s, c) is
+// counted on, and which of its rows are inside the image is found out once a tap. A fragment (ldmatrix) is read one
+// step ahead of its products. Registers are for sums and fragments: what is needed once a tap or after the sum waits in
+// shared memory.
 //
 // Shared memory without conflicts: chunk j of row i of the source lies at j ^ (i % 8), so that the eight rows of an
 // 8 x 8 tile have eight different chunks; copies write whole rows. Rows of the filter are dealt out to the 8 x 8
@@ -28,8 +29,8 @@
 // ^ (row / TILES_N % 8). So each thread has 2 * TILES_N neighbouring results of a pixel and stores 16 bytes at once.
 //
 // Launch: grid (tiles_m * tiles_n * groups * phases, parts) with tiles_n innermost, BLOCK_M / WARP_M * BLOCK_N / WARP_N
-// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 20 bytes of shared memory (the latter for the rows' places; 24 more for
-// signs).
+// warps, STAGES * (BLOCK_M + BLOCK_N) * 128 + BLOCK_M * 20 bytes of shared memory (the latter for the rows' places; 24
+// more for signs).
 // parts > 1: sums to `parts` + part * out_elements, to be added by another kernel.
 //
 // 128 x 256, 8 warps of 64 x 64: 192 KB in four stages, one block an SM; 128 x 128, 4 warps: 96 KB in three, two

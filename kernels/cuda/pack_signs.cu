@@ -11,8 +11,8 @@
 // have neighbouring pixels, so that loads are whole lines; a lane puts its own word together, and words go through
 // shared memory so that stores are 32 bytes of a pixel. Filters: a warp votes on the channels of a tap.
 //
-// depth: words of a group, a multiple of 4. Launch: pack_signs_* grid (images * groups * tiles of 32 pixels), blocks of 32 x 8. pack_filter_signs: a block of 256 a
-// filter. Bound: memory, 4 bytes read for each bit written.
+// depth: words of a group, a multiple of 4. Launch: pack_signs_* grid (images * groups * tiles of 32 pixels), blocks of
+// 32 x 8. pack_filter_signs: a block of 256 a filter. Bound: memory, 4 bytes read for each bit written.
 //
 // Test: pytest tests/cuda_on_cpu -k signs
 #include "conv.cuh"

@@ -308,3 +308,4 @@ def test_summary_in_the_terminal_keeps_inputs_and_semantics_apart(tmp_path: Path
     lines = [line for line in across.splitlines() if " int8 " in line]
     assert len(lines) == 2 and all(line.endswith("1.1e-02") and "int8_simd" in line for line in lines)
     assert sum("zeros inputs" in line for line in lines) == 1
+    assert all(" (1), fwd" in line for line in lines), lines
