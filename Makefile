@@ -31,7 +31,7 @@ smoke: $(VENV)/.run
 	$(RUN) run smoke
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

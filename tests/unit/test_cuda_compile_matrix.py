@@ -1,7 +1,12 @@
-"""Every kernel file x variant x architecture compiles: registers, spills and instructions as its manifest says."""
+"""Every kernel file x variant compiles: registers, spills and instructions as its manifest says.
+
+Each variant for Hopper and for two of its other architectures in turn, so that a file is compiled for all of them; with
+CONVBENCH_FULL=1, as by `python -m convbench.cuda.compile`, every variant for every architecture.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,29 +16,52 @@ from convbench.cuda.manifest import Limits, Variant, kernel_files, kernel_folder
 from convbench.errors import ConvbenchError
 from tests.cuda_checks import findings, is_instruction
 
+HOPPER = ("90", "90a")
+IN_TURN = 2
+
 
 def _variants() -> list:
-    """A test a variant; a file whose manifest cannot be read is one test, which fails."""
+    """(file, variant, architectures), a test each; a file whose manifest cannot be read is one test, which fails."""
     parameters = []
     for file in kernel_files():
         try:
             variants = manifest_of(file).variants
         except ConvbenchError:
             variants = (None,)
-        parameters += [pytest.param(file, v, id=f"{file} {written(v.defines) if v else ''}".strip()) for v in variants]
+        for i, v in enumerate(variants):
+            name = f"{file} {written(v.defines) if v else ''}".strip()
+            parameters.append(pytest.param(file, v, _architectures(v, i, len(variants)) if v else (), id=name))
     return parameters
 
 
-@pytest.mark.parametrize(("file", "variant"), _variants())
-def test_a_variant_keeps_to_its_manifest_on_every_architecture(file, variant):
-    variant = variant or manifest_of(file).variants[0]
+def _architectures(variant: Variant, place: int, count: int) -> tuple[str, ...]:
+    """Those that a variant is compiled for here: all where a file has too few variants to take turns."""
+    others = [a for a in variant.architectures if a not in HOPPER]
+    if os.environ.get("CONVBENCH_FULL") or IN_TURN * count < len(others):
+        return tuple(variant.architectures)
+    turns = {others[(IN_TURN * place + i) % len(others)] for i in range(IN_TURN)} if others else set()
+    return tuple(a for a in variant.architectures if a in HOPPER or a in turns)
+
+
+@pytest.mark.parametrize(("file", "variant", "architectures"), _variants())
+def test_a_variant_keeps_to_its_manifest(file, variant, architectures):
+    variant, architectures = (variant, architectures) if variant else (manifest_of(file).variants[0], ())
     found = []
-    for architecture in variant.architectures:
+    for architecture in architectures:
         try:
             found += findings(compile_file(file, variant.defines.items(), architecture), variant)
         except ConvbenchError as error:
             found.append(str(error))
     assert not found, "\n".join(found)
+
+
+def test_every_file_is_compiled_for_every_architecture_that_it_lists():
+    compiled: dict[str, set[str]] = {}
+    for parameter in _variants():
+        file, _, architectures = parameter.values
+        compiled.setdefault(file, set()).update(architectures)
+    listed = {file: {a for v in manifest_of(file).variants for a in v.architectures} for file in kernel_files()}
+    assert compiled == listed
 
 
 def test_no_manifest_is_without_its_kernel_file():
