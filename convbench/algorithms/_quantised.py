@@ -125,9 +125,11 @@ def _int8_filters(w: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _fixed(array: np.ndarray, whole: np.ndarray, seed: int | None, layout: str) -> None:
-    limit = 2 ** (formats.FIXED_BITS - 1)
+    limit, unit = 2 ** (formats.FIXED_BITS - 1), np.float32(2.0**formats.FIXED_FRACTION)
+    beyond = np.float32(2 * limit) / unit  # saturates as anything larger does, and times the unit is finite
     for i, (part, to) in enumerate(zip(array, whole, strict=True)):
-        scaled = part * np.float32(2.0**formats.FIXED_FRACTION)
+        scaled = np.clip(part, -beyond, beyond)
+        scaled *= unit
         if seed is None:
             rounded = np.rint(scaled)
         else:

@@ -100,6 +100,15 @@ def test_numbers_that_no_rounding_is_defined_for(semantics: Semantics, bad: floa
     assert np.isfinite(packed(X)).all()
 
 
+@pytest.mark.parametrize("semantics", ["fixed16", "fixed16_stochastic"])
+@pytest.mark.filterwarnings("error")
+def test_the_largest_numbers_saturate_without_a_warning(semantics: str) -> None:
+    x = X * np.float32(3e38)
+    for algorithm in (f"{semantics}_im2col_numpy", f"{semantics}_direct_simd"):
+        y = convbench.conv2d(x, W, semantics=semantics, algorithm=algorithm)
+        np.testing.assert_array_equal(y, np.float32(2.0**6 - 2.0**-9))  # 72 products: 9 fraction bits
+
+
 def test_the_linear_convolution_passes_on_what_is_not_finite() -> None:
     x = X.copy()
     x[0, 0, 0, 0] = np.nan
