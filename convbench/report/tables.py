@@ -50,8 +50,8 @@ COLUMNS = {
     "time_s_mad": "median absolute deviation of the samples, seconds",
     "n_samples": "samples taken, one a block",
     "packing_s": "seconds in which one call converts its operands before they are multiplied (signs packed, scales "
-    "found, numbers quantised; the filter's too where weights are raw): part of the time, timed once more by itself, "
-    "where no products share the caches with it; empty where there is no such phase",
+    "found, numbers quantised, strips of narrow types filled; the filter's too where weights are raw): part of the "
+    "time, timed once more by itself, where no products share the caches with it; empty where there is no such phase",
     "pct_packing": "packing_s in percent of the median time; what remains may be more or less than the products take, "
     "and small problems may pass 100",
     "baseline": "the implementation that speed-ups are given against",
