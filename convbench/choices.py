@@ -227,10 +227,10 @@ def _why_large(problem: Problem) -> str:
 def _same_semantics(algorithm: str, rows: list[Implementation], problem: Problem) -> None:
     have = {row.semantics for row in rows}
     if problem.semantics not in have:
-        only = " or ".join(sorted(have))
+        only, say = " or ".join(sorted(have)), " or ".join(f'semantics="{s}"' for s in sorted(have))
         raise UsageError(
             f"{algorithm} computes the {only} convolution, not the {problem.semantics} one: "
-            f'say semantics="{only}" if that is what you want'
+            f"say {say} if that is what you want"
         )
 
 

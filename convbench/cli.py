@@ -242,7 +242,13 @@ def list_(
 
 @command("explain")
 def explain(
-    descriptor: Annotated[str, typer.Argument(help="A benchdnn descriptor, or a line of ONEDNN_VERBOSE output.")],
+    descriptor: Annotated[
+        str,
+        typer.Argument(
+            help="A benchdnn descriptor, its --dir=, --dt=, --stag= and --semantics= in the same quotes, or a line of "
+            "ONEDNN_VERBOSE output."
+        ),
+    ],
     weights: Annotated[str, typer.Option("--weights", help="raw or packed.")] = "raw",
     threads: Annotated[str, typer.Option("--threads", help="Predict times for this many threads, or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,

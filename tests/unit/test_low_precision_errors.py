@@ -73,6 +73,7 @@ def test_suite_files(axes: str, parts: list[str], tmp_path: Path, capsys: pytest
         (Unsupported, X.astype(np.float16), {"semantics": "xnor"}, ["xnor", "float32 operands, not float16"]),
         (ConvbenchError, X, {"semantics": "xnor", "algorithm": "im2col_numpy"}, ["im2col_numpy", "linear", "xnor"]),
         (ConvbenchError, X, {"algorithm": "xnor_packed_numpy"}, ["xnor_packed_numpy", 'semantics="xnor"']),
+        (ConvbenchError, X, {"algorithm": "fixed16"}, ['say semantics="fixed16" or semantics="fixed16_stochastic" if']),
     ],
 )
 def test_the_library(kind: type[Exception], x: np.ndarray, options: dict[str, Any], parts: list[str]) -> None:
