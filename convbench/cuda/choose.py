@@ -1,19 +1,20 @@
 """Which row computes on CuPy's arrays: what a name, a family or "auto" stands for on a GPU.
 
 A name is itself, or an error. "auto" takes, of the rows that are available and take the problem, those that multiply
-in no less than its type (never TF32 for float32): the vendor's library first, then whichever executes the fewest
-operations, those that go through CuPy array by array (`*_cupy`) after all kernels. A family is its best member by the
-same order, reduced precision last. Nothing is predicted on a GPU yet.
+in no less than its type (never TF32 for float32; of a semantics with one exact result, all): the vendor's library
+first, then whichever executes the fewest operations, those that go through CuPy array by array (`*_cupy`) after all
+kernels. A family is its best member by the same order, reduced precision last. Nothing is predicted on a GPU yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from convbench import formats
 from convbench.choices import AUTO, Choice
 from convbench.errors import Unavailable, UnknownAlgorithm, Unsupported, UsageError
 from convbench.nearest import nearest
-from convbench.problem import Problem
+from convbench.problem import Problem, Semantics
 from convbench.registry import Implementation
 
 
@@ -25,6 +26,8 @@ def resolve(problem: Problem, weights: str, algorithm: str, rows: Mapping[str, I
             raise refusal
         return [Choice(algorithm, "asked for by name")]
     of_gpu = [row for row in rows.values() if row.device == "cuda"]
+    if algorithm == AUTO and not any(row.semantics is problem.semantics for row in of_gpu):
+        raise Unsupported(f"no row for a GPU computes the {problem.semantics} convolution: `convbench list --all`")
     members = of_gpu if algorithm == AUTO else [row for row in of_gpu if row.family == algorithm]
     if not members:
         names = sorted({AUTO, *(row.name for row in of_gpu), *(row.family for row in of_gpu)})
@@ -32,15 +35,19 @@ def resolve(problem: Problem, weights: str, algorithm: str, rows: Mapping[str, I
     refusals = {row.name: _refusal(row, problem, weights) for row in members}
     able = [row for row in members if refusals[row.name] is None and (algorithm != AUTO or _exact(row, problem))]
     if not able:
-        known = [str(refusal) for refusal in refusals.values() if refusal is not None]
-        raise Unsupported("; ".join(known) or f"no row for a GPU multiplies in {problem.dtype}")
+        asked = [row for row in members if algorithm != AUTO or row.semantics is problem.semantics]
+        known = [str(refusals[row.name]) for row in asked if refusals[row.name] is not None]
+        why = formats.undefined(problem) or "; ".join(known)
+        raise Unsupported(why or f"no row for a GPU multiplies in {problem.dtype}")
     able.sort(key=lambda row: _rank(row, problem))
     what = "the vendor's library" if able[0].vendor else "the fewest operations of those available"
     return [Choice(row.name, what if row is able[0] else f"after {able[0].name}") for row in able]
 
 
 def _exact(row: Implementation, problem: Problem) -> bool:
-    """Whether a row multiplies in no less than the problem's type."""
+    """Whether a row multiplies in no less than the problem's type, or in what its semantics asks for."""
+    if problem.semantics not in (Semantics.LINEAR, Semantics.BINARY_WEIGHTS):
+        return True
     return row.arithmetic in ("native", problem.dtype, f"{problem.dtype}-acc32")
 
 

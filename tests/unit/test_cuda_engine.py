@@ -15,7 +15,7 @@ from convbench import catalog, engine, registry
 from convbench.algorithms.im2col_numpy import Im2colNumpy
 from convbench.devices import cuda, cuda_program
 from convbench.errors import ProblemError, Unavailable, UnknownAlgorithm, Unsupported
-from convbench.problem import Pass
+from convbench.problem import ConvShape, Pass, Problem, Semantics
 from tests.fake_cuda import Fake, install
 from tests.fake_rows import FakeDirect, FakeWorkspace, add_kernels
 
@@ -33,6 +33,15 @@ class Vendor(FakeDirect):
     name = "vendor_test_cuda"
     dtypes: ClassVar[tuple[str, ...]] = ("float16",)
     vendor = True
+
+
+class Signs(FakeDirect):
+    """Counts bits."""
+
+    name = "signs_test_cuda"
+    passes = (Pass.FORWARD,)
+    semantics = Semantics.XNOR
+    arithmetic = "binary"
 
 
 @pytest.fixture
@@ -123,7 +132,6 @@ def test_devices_are_not_mixed(gpu: Fake) -> None:
 
 def test_auto_never_takes_less_precision_and_prefers_the_vendor(gpu: Fake) -> None:
     from convbench.cuda.choose import resolve
-    from convbench.problem import ConvShape, Problem
 
     rows = catalog.load().implementations
     shape = ConvShape.make(1, 4, 7, 6, 6, 3, 3)
@@ -132,6 +140,20 @@ def test_auto_never_takes_less_precision_and_prefers_the_vendor(gpu: Fake) -> No
     assert resolve(Problem(shape), "raw", "reduced", rows)[0].name == "reduced_test_cuda"
     half = resolve(Problem(shape, Pass.FORWARD, "float16"), "raw", "auto", rows)
     assert half[0].name == "vendor_test_cuda" and half[0].reason == "the vendor's library"
+
+
+def test_auto_takes_rows_of_other_semantics(gpu: Fake) -> None:
+    from convbench.cuda.choose import resolve
+
+    shape = ConvShape.make(1, 4, 7, 6, 6, 3, 3)
+    signs = Problem(shape, semantics=Semantics.XNOR)
+    rows = {row.name: row for row in (FakeDirect(), Signs())}
+    assert [choice.name for choice in resolve(signs, "raw", "auto", rows)] == ["signs_test_cuda"]
+    assert [choice.name for choice in resolve(Problem(shape), "raw", "auto", rows)] == ["direct_test_cuda"]
+    with pytest.raises(Unsupported, match=r"^no row for a GPU computes the int8 convolution"):
+        resolve(Problem(shape, semantics=Semantics.INT8), "raw", "auto", rows)
+    with pytest.raises(Unsupported, match=r"^semantics xnor is defined for fwd, not for bwd_data$"):
+        resolve(Problem(shape, Pass.BACKWARD_DATA, semantics=Semantics.XNOR), "raw", "auto", rows)
 
 
 def test_without_a_gpu_cupy_s_arrays_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
