@@ -102,6 +102,8 @@ class Worker:
             from convbench.devices.cpu import CpuDevice
 
             self.device = CpuDevice()
+            if threads > 1:  # statistics want it while a thread is kept on one core: its BLAS would start one thread
+                import scipy.special  # noqa: F401
             self.pinning = Pinning(keep_to(threads))
             lifeline.cap_memory(memory_bytes)
         self.emit({"ev": "ready", "pools": thread_pools()})

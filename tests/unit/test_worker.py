@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from convbench.devices import fma_peak
@@ -51,3 +54,24 @@ def test_sentences_are_one_line():
     assert too_big("x_y", 3 << 30, 1 << 30) == (
         "x_y: would need 3,072 MiB of workspace; the suite's workspace_limit is 1,024 MiB"
     )
+
+
+SAMPLING = """
+import types
+from convbench import catalog, worker
+from convbench.stats import median_ci
+
+catalog.load = lambda skip: types.SimpleNamespace(implementations={})
+events = []
+served = worker.Worker(events.append)
+served.serve({"op": "hello", "skip": {}, "memory_bytes": 1 << 36, "threads": 2, "cache_dir": None})
+median_ci([1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3])
+before, after = ({pool["version"] for pool in pools} for pools in (events[0]["pools"], worker.thread_pools()))
+assert before == after, (before, after)
+"""
+
+
+def test_statistics_load_no_thread_pool_while_threads_are_kept_on_cores():
+    """A BLAS that is loaded then sees one core, and every later case fails for a pool of one thread."""
+    done = subprocess.run([sys.executable, "-c", SAMPLING], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
