@@ -43,6 +43,8 @@ DYNAMIC_BITS = 10
 UPDATE_BITS = 12
 OVERFLOW_ONE_IN = 10_000
 LEAST_EXPONENT = -60
+#: From there on float32 leaves out whole numbers.
+MOST_SIGNS = 2**24
 #: Operand a, operand b, result.
 ROUNDING_SEEDS = (1, 2, 3)
 
@@ -88,6 +90,14 @@ def undefined(problem: Problem) -> str | None:
     if problem.pass_ not in passes:
         return f"semantics {semantics} is defined for {' and '.join(passes)}, not for {problem.pass_}"
     return None
+
+
+def too_many_signs(problem: Problem) -> str | None:
+    """A sentence where a BINARY result, a whole number, may be none that float32 holds; None elsewhere."""
+    n = problem.accumulation_length
+    if problem.semantics is not Semantics.BINARY or n <= MOST_SIGNS:
+        return None
+    return f"sums of more than 2^24 signs may be no float32 numbers, these have {n}"
 
 
 def half_log2(n: int) -> int:

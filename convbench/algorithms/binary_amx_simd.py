@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from convbench.algorithms._simd import SimdImplementation
+from convbench.formats import too_many_signs
 from convbench.problem import Pass, Problem, Semantics
 from convbench.registry import Context, Run, register
 
@@ -33,6 +34,11 @@ class SignTilesSimd(SimdImplementation):
         if target.host().tiles("amx-int8"):
             return None
         return f"{self.name} needs AMX-INT8, and a system that lets processes use it: this machine has none"
+
+    def limits(self, problem: Problem) -> str | None:
+        """Only binary sums that float32 may not hold."""
+        sentence = too_many_signs(problem)
+        return f"{self.name}: {sentence}" if sentence else None
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Filter in panels, tables, one thread's strip and results."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from convbench.algorithms._window import taps
+from convbench.formats import too_many_signs
 from convbench.problem import Pass, Problem, Semantics
 from convbench.registry import Context, Implementation, Run, register, with_packing
 
@@ -104,6 +105,11 @@ class PackedNumpy(Implementation):
     def unavailable(self) -> str | None:
         """A sentence where NumPy is too old to count bits."""
         return None if hasattr(np, "bitwise_count") else f"{self.name} needs NumPy 2.0, which has bitwise_count"
+
+    def limits(self, problem: Problem) -> str | None:
+        """Only binary sums that float32 may not hold."""
+        sentence = too_many_signs(problem)
+        return f"{self.name}: {sentence}" if sentence else None
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Bits, counts, sums; of XNOR means and averages too."""

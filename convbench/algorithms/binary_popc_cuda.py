@@ -13,6 +13,7 @@ from convbench.algorithms._cuda import CudaImplementation, blocks, conv_struct, 
 from convbench.algorithms._implicit_gemm_cuda import Geometry, Tile, too_large
 from convbench.cuda.gpu import H200, Gpu
 from convbench.cuda.program import At, Buffer, Launch, Long, Program
+from convbench.formats import too_many_signs
 from convbench.problem import Pass, Problem, Semantics
 from convbench.registry import register
 
@@ -21,8 +22,6 @@ CHUNK_WORDS = 4  # 16 bytes, which a thread copies at once
 ROW_BYTES, ROW_WORDS = 128, 32  # of a tile in shared memory
 PLACE_BYTES = 44  # of each row of the source's tile beside it
 STATIC_BYTES = 256  # the most that the product takes beside
-#: From so many signs on, a sum may be no float32.
-EXACT = 2**24
 #: By mma.sync, largest first; the last fits every GPU.
 TILES = (Tile(128, 128, 0.0, warp=(64, 32)), Tile(64, 64, 0.0, warp=(32, 32)))
 SWEPT = (Tile(128, 64, 0.0, warp=(64, 32)),)
@@ -50,9 +49,8 @@ class SignsCuda(CudaImplementation):
             return f"popc: the signs of an operand must be fewer than 2^31 - 2^20 pieces of 128, not {pieces}"
         if (table := math.prod(_table(problem))) >= 2**31:
             return f"popc: (R + 1) (S + 1) K must be less than 2^31, not {table}"
-        length = problem.accumulation_length
-        if not self.scaled and length > EXACT:
-            return f"popc: sums of more than 2^24 signs may be no float32 numbers, these have {length}"
+        if sentence := too_many_signs(problem):
+            return f"popc: {sentence}"
         return too_large(problem)
 
     def program(self, problem: Problem, gpu: Gpu) -> Program:

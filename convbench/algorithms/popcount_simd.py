@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from convbench.algorithms._simd import SimdImplementation
+from convbench.formats import too_many_signs
 from convbench.problem import Pass, Problem, Semantics
 from convbench.registry import Context, Run, register
 
@@ -21,6 +22,11 @@ class PopcountSimd(SimdImplementation):
 
     passes: ClassVar[tuple[Pass, ...]] = (Pass.FORWARD,)
     arithmetic: ClassVar[str] = "binary"
+
+    def limits(self, problem: Problem) -> str | None:
+        """Only binary sums that float32 may not hold."""
+        sentence = too_many_signs(problem)
+        return f"{self.name}: {sentence}" if sentence else None
 
     def workspace_estimate(self, problem: Problem) -> int:
         """Filter in bits, tables, one thread's strips and results."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import convbench
-from convbench import formats
+from convbench import catalog, formats
 from convbench.cli import main
 from convbench.errors import EXIT_USAGE, ConvbenchError, ProblemError, Unsupported
 from convbench.listing import algorithms_text
@@ -119,6 +119,16 @@ def test_the_linear_convolution_passes_on_what_is_not_finite() -> None:
 def test_gradients_that_a_semantics_does_not_define() -> None:
     with pytest.raises(Unsupported, match="semantics xnor is defined for fwd, not for bwd_weights"):
         convbench.conv2d_backward_weights(X, np.ones((1, 4, 4, 4), np.float32), (3, 3), semantics="xnor")
+
+
+@pytest.mark.parametrize("row", ["packed_numpy", "popcount_simd", "amx_simd", "popc_cuda"])
+def test_sums_of_signs_that_float32_does_not_hold_are_refused(row: str) -> None:
+    rows = catalog.load().implementations
+    for channels, refused in ((2**24, False), (2**24 + 1, True)):
+        shape = ConvShape.make(1, channels, 1, 1, 1, 1, 1)
+        said = rows[f"binary_{row}"].limits(Problem(shape, semantics=Semantics.BINARY))
+        assert (said is not None and "more than 2^24 signs" in said) == refused
+        assert rows[f"xnor_{row}"].limits(Problem(shape, semantics=Semantics.XNOR)) is None
 
 
 def test_what_is_undefined_is_exactly_that() -> None:
