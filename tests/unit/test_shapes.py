@@ -20,6 +20,7 @@ PINNED: dict[str, tuple[int, int, bool, str]] = {
     "deepbench_inference_device.yaml": (16, 16, True, "b5dce5ee231533c4"),
     "deepbench_inference_server.yaml": (107, 107, True, "01cf7d3a4fd52753"),
     "deepbench_training.yaml": (94, 94, True, "ec062ce52e8ce50e"),
+    "distribution.yaml": (3, 3, True, "5466b6efa0b7248c"),
     "fbfft_l1_l5.yaml": (5, 5, True, "20a5b20169566119"),
     "fbfft_space.yaml": (8232, 8232, False, "9ed5b3b5512615f4"),
     "filter_size.yaml": (7, 7, True, "67fac0e8fa6d0ef8"),
@@ -32,6 +33,8 @@ PINNED: dict[str, tuple[int, int, bool, str]] = {
     "resnet50.yaml": (23, 53, True, "8c440fc0a49aca54"),
     "vgg16.yaml": (9, 13, True, "87adf439fe12bd35"),
     "vgg_a.yaml": (7, 8, True, "cc33017ffd4093f6"),
+    "xnor_channels.yaml": (9, 9, True, "45e552e0429b8621"),
+    "xnor_filter_size.yaml": (6, 6, True, "7f62dde1a9998b66"),
 }
 
 
