@@ -435,7 +435,7 @@ def summarise(fuzzer: Fuzzer) -> int:
     total: Counter[str] = Counter()
     for name, counted in fuzzer.outcomes.items():
         total.update(counted)
-        sys.stdout.write(f"{name:28}" + "  ".join(f"{counted[s]} {s}" for s in OUTCOMES) + "\n")
+        sys.stdout.write(f"{name:32}" + "  ".join(f"{counted[s]} {s}" for s in OUTCOMES) + "\n")
     run = sum(total[s] for s in OUTCOMES if s != "unsupported")
     sys.stdout.write(
         f"{run} shapes run, {total['unsupported']} without any, {fuzzer.refused} drawn and refused: "

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from convbench.devices.arrays import storage
 from convbench.devices.cpu import ALIGN_BYTES, CpuContext, poison
 
 PLACES = ("start", "end", "flush")
@@ -32,7 +33,7 @@ class Fenced:
     def __init__(self, shape: tuple[int, ...] | int, dtype: Any, place: str = "flush") -> None:
         if place not in PLACES:
             raise ValueError(f"place must be one of {', '.join(PLACES)}, not {place!r}")
-        dtype = np.dtype(dtype)
+        dtype = storage(dtype)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         page = mmap.PAGESIZE
