@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m convbench
+# Half as many again as cores: tests wait, for late writes, for processes that they killed, for a clock.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS := $(shell expr $(CORES) + $(CORES) / 2)
 
 .PHONY: help vgg smoke test check gpu clean
 help:
@@ -31,7 +34,7 @@ smoke: $(VENV)/.run
 	$(RUN) run smoke
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
