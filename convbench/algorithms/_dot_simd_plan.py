@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from convbench.algorithms._gemm_simd import Axis, Geometry, Taps, Tile, axis
+from convbench.algorithms._gemm_simd import Axis, Geometry, Taps, Tile, axis, tiles_of
 from convbench.problem import Pass, Problem
 
 #: Bytes of a strip of input: it stays in a second-level cache beside panels of the filter.
@@ -212,16 +212,7 @@ class _Planner:
             self.pixel = self.words = words
 
     def plan(self) -> Plan:
-        tiles: list[Tile] = []
-        kinds: list[list[Group]] = []
-        known: dict[object, int] = {}
-        for first, end in self._cut():
-            top, bottom = self.axes[0].reach(first, end)
-            key = tuple(tuple((t, i - top) for t, i in self.axes[0].taps[o]) for o in range(first, end))
-            if key not in known:
-                known[key] = len(kinds)
-                kinds.append(self._kind(first, end, top))
-            tiles.append(Tile(first, end - first, top, bottom - top, known[key]))
+        tiles, kinds = tiles_of(self.axes[0], self._cut(), self._kind)
         return Plan(
             self.g, self.nchw, self.strip, self.step, self.origin, self.left, self.columns, self.pixel, self.words,
             self.chunk, self.steps, self.merged, self.filter_shape, self.unit, tiles, kinds,

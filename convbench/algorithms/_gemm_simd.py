@@ -13,12 +13,16 @@ This module plans (NumPy only); `_gemm_simd_tasks` runs.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
 from convbench.problem import Pass, Problem
+
+K = TypeVar("K")
 
 #: Bytes of input that one tile may need: it stays in a second-level cache of 1 MiB beside a block of the filter.
 TILE_BYTES = 512 << 10
@@ -182,6 +186,24 @@ def plan(problem: Problem, width: int, rows: int, threads: int) -> Plan:
     return exact.plan() if exact.cost() <= padded.cost() else padded.plan()
 
 
+def tiles_of(
+    rows: Axis, cuts: Sequence[tuple[int, int]], kind: Callable[[int, int, int], K]
+) -> tuple[list[Tile], list[K]]:
+    """The tiles of these cuts (first row, one past the last) and their kinds: tiles whose rows have the same taps, at
+    the same distance from the first input row, share what kind(first, end, first input row) gives."""
+    tiles: list[Tile] = []
+    kinds: list[K] = []
+    known: dict[object, int] = {}
+    for first, end in cuts:
+        top, bottom = rows.reach(first, end)
+        key = tuple(tuple((t, i - top) for t, i in rows.taps[o]) for o in range(first, end))
+        if key not in known:
+            known[key] = len(kinds)
+            kinds.append(kind(first, end, top))
+        tiles.append(Tile(first, end - first, top, bottom - top, known[key]))
+    return tiles, kinds
+
+
 class _Planner:
     def __init__(self, problem: Problem, width: int, rows: int, threads: int, padded: bool) -> None:
         self.g, self.nchw = Geometry.of(problem), problem.layout == "nchw"
@@ -214,16 +236,7 @@ class _Planner:
         return total
 
     def plan(self) -> Plan:
-        tiles: list[Tile] = []
-        kinds: list[list[tuple[np.ndarray, np.ndarray, np.ndarray, int, int]]] = []
-        known: dict[object, int] = {}
-        for first, end in self._cut():
-            top, bottom = self.axes[0].reach(first, end)
-            key = tuple(tuple((t, i - top) for t, i in self.axes[0].taps[o]) for o in range(first, end))
-            if key not in known:
-                known[key] = len(kinds)
-                kinds.append(self._kind(first, end, top))
-            tiles.append(Tile(first, end - first, top, bottom - top, known[key]))
+        tiles, kinds = tiles_of(self.axes[0], self._cut(), self._kind)
         return Plan(
             self.g, self.nchw, self.padded, self.strip, self.held, self.left, self.columns, self.block, self.panel,
             tiles, kinds,
