@@ -45,10 +45,10 @@ from convbench.algorithms._dot_simd_tasks import (
 )
 from convbench.algorithms._gemm_simd import Geometry
 from convbench.algorithms._simd import address_of
+from convbench.algorithms._tiled_run import Tasks, tiled_run
 from convbench.problem import Pass, Problem
-from convbench.registry import Context, Run, with_packing
+from convbench.registry import Context, Run
 from convbench.simd.compiler import Kernel
-from convbench.simd.driver import Runner
 from convbench.simd.kernels import amx, bits, dot, pack
 from convbench.simd.target import Target
 
@@ -164,50 +164,11 @@ def prepare_products(
     parameters = np.zeros(len(NAMES), np.int64)
     for name, value in values.items():
         parameters[NAMES.index(name)] = value
-    return _run_of(
-        parameters, g.groups * made.panels, jobs * chunks, context.threads, weights, made.strip_words > 0,
+    tasks = Tasks(tile_task, pack_task, A, WEIGHTS, OUT, PANELS)
+    return tiled_run(
+        tasks, parameters, g.groups * made.panels, jobs * chunks, context.threads, weights, made.strip_words > 0,
         kept=(packed, scratch, rows, bias, offsets, tables, order, whole, given),
     )  # fmt: skip
-
-
-def _run_of(
-    parameters: np.ndarray, panels: int, jobs: int, threads: int, weights: Any, fills: bool, kept: Any
-) -> Run:
-    """run(a, b, out), or run(a, out) where the filter is given now, from a table of parameters.
-
-    Its `pack` runs the tasks of the tiles on a table of its own, in which the filter has no panels: strips are filled,
-    nothing is multiplied. By itself it finds a strip in the caches where the last task left it; in run() panels and
-    results come between. fills: whether there are strips; where x is read in place and the filter is given, there is
-    nothing to time.
-    """
-    products, packing = (Runner(t, parameters, threads) for t in (tile_task, pack_task))
-    without = parameters.copy()
-    without[PANELS] = 0
-    strips = Runner(tile_task, without, threads)
-
-    def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-        parameters[WEIGHTS] = address_of(b)
-        packing(panels)
-        run_packed(a, out)
-
-    def run_packed(a: np.ndarray, out: np.ndarray, kept: Any = kept) -> None:
-        parameters[A], parameters[OUT] = address_of(a), address_of(out)
-        products(jobs)
-
-    def pack_both(a: np.ndarray, b: np.ndarray) -> None:
-        parameters[WEIGHTS] = address_of(b)
-        packing(panels)
-        fill_strips(a)
-
-    def fill_strips(a: np.ndarray, kept: Any = kept) -> None:
-        without[A] = address_of(a)
-        strips(jobs)
-
-    if weights is None:
-        return with_packing(run, pack_both)
-    parameters[WEIGHTS] = address_of(weights)
-    packing(panels)
-    return with_packing(run_packed, fill_strips) if fills else run_packed
 
 
 def _zeros(context: Context, words: int) -> np.ndarray:

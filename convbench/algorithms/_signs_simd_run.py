@@ -9,9 +9,10 @@ import numpy as np
 from convbench.algorithms._signs_simd import Plan, plan
 from convbench.algorithms._signs_simd_tasks import NAMES, OUT, PANELS, TILE_ITEMS, A, W, filter_task, tile_task
 from convbench.algorithms._simd import address_of
+from convbench.algorithms._tiled_run import Tasks, tiled_run
 from convbench.problem import Problem, Semantics
-from convbench.registry import Context, Run, with_packing
-from convbench.simd.driver import Runner, Task
+from convbench.registry import Context, Run
+from convbench.simd.driver import Task
 from convbench.simd.kernels import carry_save, signs
 from convbench.simd.kernels.transpose import transpose
 from convbench.simd.target import Target
@@ -69,40 +70,9 @@ def prepare_signs(problem: Problem, context: Context, weights: Any, target: Targ
 def run_of(
     parameters: np.ndarray, filter_task: Task, panels: int, jobs: int, threads: int, weights: Any, kept: Any
 ) -> Run:
-    """run(a, b, out), or run(a, out) where the filter is given now, from a table of parameters.
-
-    Its `pack` runs the tasks of the tiles on a table of its own, in which the filter has no panels: strips and means
-    are made, nothing is multiplied. By itself it finds a strip in the caches where the last task left it; in run()
-    panels and results come between.
-    """
-    products, filters = (Runner(t, parameters, threads) for t in (tile_task, filter_task))
-    without = parameters.copy()
-    without[PANELS] = 0
-    strips = Runner(tile_task, without, threads)
-
-    def run(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-        parameters[W] = address_of(b)
-        filters(panels)
-        run_packed(a, out)
-
-    def run_packed(a: np.ndarray, out: np.ndarray, kept: Any = kept) -> None:
-        parameters[A], parameters[OUT] = address_of(a), address_of(out)
-        products(jobs)
-
-    def pack(a: np.ndarray, b: np.ndarray) -> None:
-        parameters[W] = address_of(b)
-        filters(panels)
-        pack_input(a)
-
-    def pack_input(a: np.ndarray, kept: Any = kept) -> None:
-        without[A] = address_of(a)
-        strips(jobs)
-
-    if weights is None:
-        return with_packing(run, pack)
-    parameters[W] = address_of(weights)
-    filters(panels)
-    return with_packing(run_packed, pack_input)
+    """`tiled_run` of these tasks: strips of signs, and means, are always made."""
+    tasks = Tasks(tile_task, filter_task, A, W, OUT, PANELS)
+    return tiled_run(tasks, parameters, panels, jobs, threads, weights, True, kept)
 
 
 def common_values(problem: Problem, made: Plan, threads: int) -> tuple[int, dict[str, int]]:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from convbench import catalog
+from convbench.algorithms import _dot_simd_tasks as dot
 from convbench.algorithms import (
-    _dot_simd,
     _quantised_simd,
     _quantised_simd_operands,
-    _signs_simd_run,
+    _tiled_run,
 )
-from convbench.algorithms import _dot_simd_tasks as dot
 from convbench.algorithms import _signs_simd_tasks as signs
 from convbench.devices.arrays import storage
 from convbench.devices.base import Plan, make_plan
@@ -143,8 +142,7 @@ class CountingKernels(Runner):
 
 @pytest.mark.parametrize("row", [*SIGNS, *NARROW], ids=lambda row: row.name)
 def test_pack_fills_every_strip_and_multiplies_nothing(row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (_signs_simd_run, _dot_simd):
-        monkeypatch.setattr(module, "Runner", CountingKernels)
+    monkeypatch.setattr(_tiled_run, "Runner", CountingKernels)
     fill = "fill" if row in NARROW else "signs"
     for problem, weights in problems_of(row):
         plan, a, b = planned(row, problem, weights)
